@@ -1,0 +1,1 @@
+"""The wire format: generated messages in `saekit.v1`, numpy conversions in `saekit.codec`."""
