@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 MAX_AXES = 8
 
 # bfloat16 has no numpy type: its bits travel as u16.
-_WIRE: dict[int, np.dtype[Any]] = {
+_WIRE: "dict[pb.DataType, np.dtype[Any]]" = {
     pb.DATA_TYPE_F32: np.dtype("<f4"),
     pb.DATA_TYPE_F16: np.dtype("<f2"),
     pb.DATA_TYPE_BF16: np.dtype("<u2"),
@@ -23,7 +23,7 @@ _WIRE: dict[int, np.dtype[Any]] = {
     pb.DATA_TYPE_I64: np.dtype("<i8"),
     pb.DATA_TYPE_U32: np.dtype("<u4"),
 }
-_FLOATS = {
+_FLOATS: "dict[pb.DataType, str]" = {
     pb.DATA_TYPE_F32: "float32",
     pb.DATA_TYPE_F16: "float16",
     pb.DATA_TYPE_BF16: "bfloat16",

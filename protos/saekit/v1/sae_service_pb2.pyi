@@ -40,6 +40,7 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_EOS: _ClassVar[FinishReason]
     FINISH_REASON_STOP_STRING: _ClassVar[FinishReason]
     FINISH_REASON_CONDITION: _ClassVar[FinishReason]
+    FINISH_REASON_NON_FINITE: _ClassVar[FinishReason]
 PRIORITY_UNSPECIFIED: Priority
 PRIORITY_INTERACTIVE: Priority
 PRIORITY_BATCH: Priority
@@ -58,6 +59,7 @@ FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_EOS: FinishReason
 FINISH_REASON_STOP_STRING: FinishReason
 FINISH_REASON_CONDITION: FinishReason
+FINISH_REASON_NON_FINITE: FinishReason
 
 class SAEQuery(_message.Message):
     __slots__ = ("sae", "top_k", "features", "dense", "pooling", "positions", "value_dtype", "return_state")
@@ -532,17 +534,19 @@ class TokenLogprob(_message.Message):
     def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class SteerFinish(_message.Message):
-    __slots__ = ("reason", "trigger", "stop_string", "text", "prompt_tokens", "generated_tokens")
+    __slots__ = ("reason", "trigger", "stop_string", "text", "prompt_tokens", "generated_tokens", "watched")
     REASON_FIELD_NUMBER: _ClassVar[int]
     TRIGGER_FIELD_NUMBER: _ClassVar[int]
     STOP_STRING_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WATCHED_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     trigger: _intervention_pb2.FeatureRef
     stop_string: str
     text: str
     prompt_tokens: int
     generated_tokens: int
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., trigger: _Optional[_Union[_intervention_pb2.FeatureRef, _Mapping]] = ..., stop_string: _Optional[str] = ..., text: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ...) -> None: ...
+    watched: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., trigger: _Optional[_Union[_intervention_pb2.FeatureRef, _Mapping]] = ..., stop_string: _Optional[str] = ..., text: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., watched: _Optional[_Iterable[float]] = ...) -> None: ...

@@ -1,0 +1,259 @@
+"""The edits that can be made to activations, and what they are made with.
+
+Every kind of edit is an `AffineClip` of a feature's activation, or of the coordinate along a
+direction, so that an edit is four numbers in a buffer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from saekit_core.lm.errors import LMError
+from saekit_core.lm.positions import PositionSelector
+
+if TYPE_CHECKING:
+    from saekit_core.lm.hook_points import HookPoint
+    from saekit_core.sae import SAE
+    from saekit_core.sae.features_file import FeaturesFile
+
+
+class InterventionError(LMError):
+    """An intervention that cannot be carried out; `field` names the part of it that is wrong."""
+
+    def within(self, parent: str) -> Self:
+        """The same error told from one level up: field "feature" within "edits[2]"."""
+        path = f"{parent}.{self.field}" if self.field else parent
+        return type(self)(str(self), field=path)
+
+
+class InterventionPreconditionError(InterventionError):
+    """A sound intervention that asks for something which is not there, as a recorded maximum."""
+
+
+def check_finite(value: float, name: str) -> None:
+    """Raise InterventionError unless `value`, that of the field `name`, is a finite number."""
+    if not math.isfinite(value):
+        raise InterventionError(f"{name} is {value}; it must be finite", field=name)
+
+
+@dataclass(frozen=True)
+class AffineClip:
+    """The map a -> clip(scale * a + shift, lo, hi), a float32 scalar.
+
+    Raises:
+        InterventionError: a scale or shift that is not finite, a bound that is NaN, lo > hi.
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+    lo: float = -math.inf
+    hi: float = math.inf
+
+    def __post_init__(self) -> None:
+        check_finite(self.scale, "scale")
+        check_finite(self.shift, "shift")
+        for name, bound in (("lo", self.lo), ("hi", self.hi)):
+            if math.isnan(bound):
+                raise InterventionError(f"{name} is NaN; it must be a number", field=name)
+        if self.lo > self.hi:
+            raise InterventionError(f"lo is {self.lo}, above hi which is {self.hi}", field="lo")
+        if self.lo == math.inf or self.hi == -math.inf:
+            name, bound = ("lo", self.lo) if self.lo == math.inf else ("hi", self.hi)
+            raise InterventionError(f"{name} is {bound}; nothing lies within", field=name)
+
+    @classmethod
+    def add(cls, amount: float) -> AffineClip:
+        """ADD: a + amount; on a direction h + amount * v, v as given."""
+        return cls(shift=amount)
+
+    @classmethod
+    def set_to(cls, value: float) -> AffineClip:
+        """SET (clamp): value, whatever a is."""
+        return cls(scale=0.0, shift=value)
+
+    @classmethod
+    def ablate(cls) -> AffineClip:
+        """ABLATE: 0."""
+        return cls.set_to(0.0)
+
+    @classmethod
+    def multiply(cls, factor: float) -> AffineClip:
+        """SCALE of a feature, PROJECT of a direction (0 removes, 1 nothing, -1 reflects)."""
+        return cls(scale=factor)
+
+    @classmethod
+    def clip(cls, lo: float, hi: float) -> AffineClip:
+        """CLIP of a feature, CAP of a direction."""
+        return cls(lo=lo, hi=hi)
+
+    @property
+    def only_adds(self) -> bool:
+        return self.scale == 1.0 and self.lo == -math.inf and self.hi == math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class BoundSAE:
+    """An SAE at the hook points of a model that it reads and writes.
+
+    Raises:
+        InterventionError: an SAE that does not fit the hook points, or that needs whole sequences.
+    """
+
+    sae: SAE
+    sae_id: str
+    revision: str
+    hook: HookPoint
+    """Where it reads x."""
+    hook_out: HookPoint
+    """Where its output belongs; the same as `hook` but for transcoders."""
+    key: Hashable
+    """Its identity: rows of a batch whose SAEs have equal keys are run together."""
+
+    def __post_init__(self) -> None:
+        cfg = self.sae.cfg
+        if cfg.architecture == "temporal":
+            raise InterventionError(
+                f"{self.sae_id} is a temporal SAE, which needs whole sequences; it cannot be"
+                " spliced into a run",
+                field="sae",
+            )
+        for side, hook, width in (
+            ("reads", self.hook, cfg.d_in),
+            ("writes", self.hook_out, cfg.d_out),
+        ):
+            at = self.columns(hook)
+            if at.stop - at.start != width:
+                raise InterventionError(
+                    f"{self.sae_id} {side} {width} values; {hook.name} has {at.stop - at.start}",
+                    field="sae",
+                )
+        if self.hook_out.depth < self.hook.depth:
+            raise InterventionError(
+                f"{self.sae_id} reads {self.hook.name} and writes {self.hook_out.name}, which"
+                " runs before it",
+                field="sae",
+            )
+
+    def columns(self, hook: HookPoint) -> slice:
+        """The part of the flattened activations at `hook` that is this SAE's: one head, or all."""
+        head = self.sae.cfg.metadata.hook_head_index
+        if head is None or len(hook.shape) != 2:
+            return slice(0, hook.d)
+        n_heads, d_head = hook.shape
+        if not 0 <= head < n_heads:
+            raise InterventionError(
+                f"{self.sae_id} is of head {head}; {hook.name} has {n_heads}", field="sae"
+            )
+        return slice(head * d_head, (head + 1) * d_head)
+
+    def check_feature(self, feature: int) -> None:
+        """Raise InterventionError unless `feature` is one of this SAE's."""
+        if not 0 <= feature < self.sae.cfg.d_sae:
+            raise InterventionError(
+                f"feature is {feature}; {self.sae_id} has features 0 to {self.sae.cfg.d_sae - 1}",
+                field="feature",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureEdit:
+    """Change one feature's activation.
+
+    With `unit_norm` the op's shift s, of an ADD, is in residual norm: the activations move by
+    s * w / |w| for the feature's decoder row w, outside of any normalisation of the SAE.
+
+    Raises:
+        InterventionError: no such feature, `unit_norm` for an op that does more than add or for
+            a decoder row of zeros.
+    """
+
+    sae: BoundSAE
+    feature: int
+    op: AffineClip
+    unit_norm: bool = False
+    positions: PositionSelector | None = None
+    """None: every position but a BOS."""
+
+    def __post_init__(self) -> None:
+        self.sae.check_feature(self.feature)
+        if not self.unit_norm:
+            return
+        if not self.op.only_adds:
+            raise InterventionError("UNIT_NORM is a unit of ADD alone", field="unit")
+        row = self.sae.sae.decoder_rows(torch.tensor([self.feature], device=self.sae.sae.device))
+        if not bool(row.any()):
+            raise InterventionError(
+                f"feature {self.feature} of {self.sae.sae_id} has a decoder row of zeros, which"
+                " has no direction to add a norm along",
+                field="unit",
+            )
+
+    @property
+    def reads(self) -> HookPoint:
+        return self.sae.hook
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionEdit:
+    """Change the activations along a direction v, with v^ = v/|v|.
+
+    The op acts on the coordinate t = h . v^, so h' = h + (op(t) - t) v^; its shift counts in
+    units of |v|, so that `AffineClip.add(s)` is h + s * v.
+
+    Raises:
+        InterventionError: a vector that does not fit the hook point, is zero or not finite.
+    """
+
+    hook: HookPoint
+    vector: torch.Tensor
+    """`[d]` for the hook point's d, flattened over heads."""
+    op: AffineClip
+    positions: PositionSelector | None = None
+    """None: every position but a BOS."""
+
+    def __post_init__(self) -> None:
+        if tuple(self.vector.shape) != (self.hook.d,):
+            raise InterventionError(
+                f"vector has shape {list(self.vector.shape)}; {self.hook.name} needs"
+                f" [{self.hook.d}]",
+                field="vector",
+            )
+        if not bool(torch.isfinite(self.vector).all()):
+            raise InterventionError("vector has values that are not finite", field="vector")
+        if not bool(self.vector.any()):
+            raise InterventionError("vector is zero and has no direction", field="vector")
+
+    @property
+    def reads(self) -> HookPoint:
+        return self.hook
+
+
+Edit = FeatureEdit | DirectionEdit
+
+
+def in_maximum_activations(
+    amount: float, features: FeaturesFile | None, feature: int, sae_id: str
+) -> float:
+    """An amount given in recorded maxima of the feature (MAX_ACTIVATION), as a plain amount.
+
+    Raises:
+        InterventionPreconditionError: no features file, or no positive maximum for the feature.
+    """
+    if features is None or features.max_activation is None:
+        raise InterventionPreconditionError(
+            f"unit is MAX_ACTIVATION, but {sae_id} has no recorded maxima (features file)",
+            field="unit",
+        )
+    maximum = float(features.max_activation[feature])
+    if not (math.isfinite(maximum) and maximum > 0):
+        raise InterventionPreconditionError(
+            f"unit is MAX_ACTIVATION, but feature {feature} of {sae_id} never fired where maxima"
+            f" were recorded (recorded: {maximum})",
+            field="unit",
+        )
+    return amount * maximum

@@ -1,0 +1,167 @@
+"""SAELens folders on disk: read by mapping, written so that they appear at once or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saekit_core.sae.errors import SAEFormatError, SAENotFoundError
+from saekit_core.sae.features_file import FeaturesFile, write_features_file
+from saekit_core.sae.layout import (
+    ANSWER_FILES,
+    CFG_FILE,
+    SPARSITY_FILE,
+    WEIGHTS_FILE,
+    check_weights,
+    convert,
+    format_config,
+    parse_config,
+)
+from saekit_core.sae.sae import SAE
+from saekit_core.sae.safetensors_file import read_mapped
+
+_OWN_FILES: Final = frozenset({*ANSWER_FILES, SPARSITY_FILE})
+_SWAP_ATTEMPTS: Final = 100
+
+
+def read_sae_folder(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+) -> SAE:
+    """Read an SAE folder of SAELens 3 to 6.
+
+    On the CPU and in the dtype of the file the weights are a private mapping of it: nothing is
+    copied, changes to them stay in memory, but whoever overwrites the file changes the SAE. Values
+    are not looked at; `read_sae_folder_owned` does both.
+
+    Args:
+        dtype: number type to convert to; None keeps the configuration's.
+
+    Raises:
+        SAENotFoundError: there is no such folder.
+        SAEFormatError: a file is missing or broken, naming file and key.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise SAENotFoundError(f"{folder}: no such folder")
+    try:
+        text = (folder / CFG_FILE).read_bytes()
+    except OSError as error:
+        raise SAEFormatError(f"{CFG_FILE}: {error.strerror}", field=CFG_FILE) from None
+    cfg = parse_config(text)
+    tensors = check_weights(cfg, read_mapped(folder / WEIGHTS_FILE))
+    sparsity = _read_sparsity(folder, cfg.d_sae)
+    cfg, tensors = convert(cfg, tensors, device=device, dtype=dtype)
+    return SAE(cfg, tensors, sparsity)
+
+
+def write_sae_folder(sae: SAE, path: str | Path, *, features: FeaturesFile | None = None) -> Path:
+    """Write an SAE as a SAELens v6 folder, replacing the SAE that is there.
+
+    The folder is written aside and renamed; one in the way is first renamed to a dot-name, and
+    deleted in the end. Files in it that are no part of an SAE (a README) move to the new folder. A
+    features file of the old SAE does not: it would describe other features.
+
+    Returns:
+        The folder's absolute path.
+
+    Raises:
+        SAEFormatError: the features file does not fit the SAE.
+        OSError: the folder cannot be written.
+    """
+    if features is not None:
+        features.check(sae.cfg.d_sae)
+    target = Path(path).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _aside(target) as aside:
+        (aside / CFG_FILE).write_bytes(format_config(sae.cfg))
+        save_file(_saveable(sae.weights()), aside / WEIGHTS_FILE)
+        if sae.sparsity is not None:
+            save_file(_saveable({"sparsity": sae.sparsity}), aside / SPARSITY_FILE)
+        if features is not None:
+            write_features_file(aside, features)
+        for file in (*aside.iterdir(), aside):
+            _sync(file)
+        _swap_in(aside, target)
+    _sync(target.parent)
+    return target
+
+
+def _saveable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    saved: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous()
+        # The library refuses tensors that share memory, such as a tied encoder and decoder.
+        tied = any(flat.data_ptr() == other.data_ptr() for other in saved.values())
+        saved[name] = flat.clone() if tied else flat
+    return saved
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """A fresh dot-named folder beside `target`; gone afterwards unless it was renamed."""
+    aside = target.parent / f".{target.name}.{secrets.token_hex(4)}.new"
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap_in(aside: Path, target: Path) -> None:
+    """Rename `aside` to `target`, after renaming what is in the way to a dot-name."""
+    replaced = []
+    for _ in range(_SWAP_ATTEMPTS):
+        try:
+            os.rename(aside, target)
+            break
+        except OSError as error:
+            # Another writer may fill the place again before we get to it, hence the loop.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        old = target.parent / f".{target.name}.{secrets.token_hex(4)}.old"
+        try:
+            os.rename(target, old)
+        except FileNotFoundError:
+            continue
+        replaced.append(old)
+    else:
+        raise FileExistsError(f"{target}: others keep writing to it")
+    for old in replaced:
+        for file in old.iterdir():
+            if file.name not in _OWN_FILES and not (target / file.name).exists():
+                os.rename(file, target / file.name)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_sparsity(folder: Path, d_sae: int) -> Tensor | None:
+    path = folder / SPARSITY_FILE
+    if not path.exists():
+        return None
+    sparsity = read_mapped(path).get("sparsity")
+    if sparsity is None or tuple(sparsity.shape) != (d_sae,):
+        found = None if sparsity is None else list(sparsity.shape)
+        raise SAEFormatError(
+            f"{SPARSITY_FILE}: sparsity has shape {found}, expected [{d_sae}]", field="sparsity"
+        )
+    return sparsity.clone()

@@ -1,0 +1,362 @@
+"""One sparse autoencoder: activations in, feature activations out, and back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saekit_core.sae.architectures import (
+    ALL,
+    ARCHITECTURES,
+    Architecture,
+    FeatureWise,
+    architecture_of,
+    decoder_norms,
+)
+from saekit_core.sae.config import SAEConfig
+from saekit_core.sae.dtypes import dtype_name, torch_dtype
+from saekit_core.sae.errors import SAEError, SAEFormatError
+from saekit_core.sae.normalization import EncodeState, denormalize, normalize
+
+_SMALLEST_NORM = 1e-8
+
+
+class SAE(nn.Module):
+    """A sparse autoencoder.
+
+    ``encode_with_state`` and ``decode(acts, state)`` are pure functions of the weights. ``encode``
+    and ``decode(acts)`` are the SAELens pair: decode then finds the state of this thread's last
+    ``encode`` by itself.
+
+    An SAE unpacks as ``sae, cfg_dict, sparsity``, the form in which SAELens 3 to 5 return one.
+
+    Attributes:
+        cfg: sizes, architecture and metadata.
+        W_enc: ``[d_in, d_sae]``.
+        W_dec: ``[d_sae, d_out]``; its rows are the feature directions.
+        b_dec: ``[d_out]``.
+        b_enc: ``[d_sae]``; None for gated, which has b_gate, b_mag and r_mag ``[d_sae]`` instead.
+        threshold: ``[d_sae]``; jumprelu only.
+        sparsity: log10 of (frequency + 1e-10) per feature, ``[d_sae]``, if the folder records it.
+    """
+
+    W_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    b_enc: nn.Parameter | None
+    b_gate: nn.Parameter
+    b_mag: nn.Parameter
+    r_mag: nn.Parameter
+    threshold: nn.Parameter
+    sparsity: Tensor | None
+
+    def __init__(
+        self, cfg: SAEConfig, state: Mapping[str, Tensor], sparsity: Tensor | None = None
+    ) -> None:
+        """Wrap tensors that exist; they are not copied.
+
+        Raises:
+            SAEFormatError: a tensor is missing, superfluous, or of the wrong shape or dtype.
+        """
+        super().__init__()
+        check_tensors(cfg, state)
+        self.cfg = replace(cfg, device=str(state["W_dec"].device))
+        self.register_parameter("b_enc", None)
+        for name, tensor in state.items():
+            self.register_parameter(name, nn.Parameter(tensor))
+        self.sparsity = sparsity
+        self._last = _LastState()
+
+    @classmethod
+    def from_config(cls, cfg: SAEConfig, *, generator: torch.Generator | None = None) -> SAE:
+        """A fresh SAE: random decoder directions, the encoder their transpose, biases zero."""
+        dtype = torch_dtype(cfg.dtype)
+        state = {
+            name: torch.zeros(shape, dtype=dtype, device=cfg.device)
+            for name, shape in architecture_of(cfg).shapes(cfg).items()
+        }
+        nn.init.kaiming_uniform_(state["W_dec"], generator=generator)
+        state["W_enc"] = state["W_dec"].mT.contiguous()
+        return cls(cfg, state)
+
+    @classmethod
+    def from_state(cls, cfg: SAEConfig, state: Mapping[str, Tensor]) -> SAE:
+        """An SAE around tensors that exist; see the constructor."""
+        return cls(cfg, state)
+
+    @classmethod
+    def load_from_disk(
+        cls, path: str | Path, device: str = "cpu", dtype: str | torch.dtype | None = None
+    ) -> SAE:
+        """Read a SAELens folder (versions 3 to 6).
+
+        On the CPU and in the folder's own dtype the weights are mapped, not copied: do not write
+        over the files of an SAE in use.
+
+        Raises:
+            SAENotFoundError: there is no such folder.
+            SAEFormatError: the folder is broken, naming file and key.
+        """
+        from saekit_core.sae.disk import read_sae_folder
+
+        return read_sae_folder(path, device=device, dtype=dtype)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        release: str,
+        sae_id: str = "",
+        device: str = "cpu",
+        *,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+    ) -> SAE:
+        """Load ``sae_id`` from a Hugging Face repository ``user/repo`` or a local folder.
+
+        ``sae, cfg_dict, sparsity = SAE.from_pretrained(...)`` works as well.
+
+        Raises:
+            SAENotFoundError: nothing is there, or the network is needed and missing.
+            SAEFormatError: what is there is broken.
+        """
+        from saekit_core.sae.pretrained import load_pretrained
+
+        return load_pretrained(release, sae_id, device=device, dtype=dtype, revision=revision)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self
+        yield self.cfg.to_flat_dict()
+        yield self.sparsity
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_dec.dtype
+
+    @property
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.cfg.architecture]
+
+    @property
+    def feature_wise(self) -> bool:
+        """Whether each feature depends on its own encoder column only."""
+        return isinstance(self.architecture.select, FeatureWise)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors by name, sharing memory with the parameters."""
+        return {name: tensor for name, tensor in self._parameters.items() if tensor is not None}
+
+    def encode_with_state(self, x: Tensor) -> tuple[Tensor, EncodeState]:
+        """Feature activations of x, and what decode needs to undo the normalisation.
+
+        Args:
+            x: ``[..., d_in]`` of any float dtype, or ``[..., heads, d_head]`` for a hook_z SAE.
+
+        Returns:
+            ``[..., d_sae]`` in the SAE's dtype, and the state.
+
+        Raises:
+            SAEError: x has another width than d_in.
+        """
+        x_tilde, state = self.prepare(x)
+        return self.activate(self.pre_activations(x_tilde)), state
+
+    def prepare(self, x: Tensor) -> tuple[Tensor, EncodeState]:
+        """x̃ ``[..., d_in]``: x in the SAE's dtype, flattened, normalised, less `b_dec`."""
+        x = x.to(self.dtype)
+        head_shape = None
+        # A hook_z SAE also takes activations whose heads are flattened already.
+        if self.cfg.reshape_activations == "hook_z" and x.shape[-1] != self.cfg.d_in:
+            if x.dim() < 2:
+                raise SAEError(f"activations: {tuple(x.shape)} has no heads axis", field="x")
+            head_shape = (x.shape[-2], x.shape[-1])
+            x = x.flatten(-2)
+        if x.shape[-1] != self.cfg.d_in:
+            raise SAEError(
+                f"activations: last axis is {x.shape[-1]}, expected d_in={self.cfg.d_in}", field="x"
+            )
+        x, state = normalize(x, self.cfg.normalize_activations)
+        if self.cfg.apply_b_dec_to_input:
+            x = x - self.b_dec
+        return x, replace(state, head_shape=head_shape)
+
+    def pre_activations(self, x_tilde: Tensor) -> Tensor:
+        """p = x̃ W_enc + b_enc, ``[..., d_sae]``; gated has no b_enc and its paths share p."""
+        return self.architecture.pre_activations(self.weights(), x_tilde)
+
+    def activate(self, p: Tensor) -> Tensor:
+        """Feature activations of pre-activations, both ``[..., d_sae]``."""
+        return self.architecture.activate(self.cfg, self.weights(), p)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Feature activations ``[..., d_sae]``; the state is kept for this thread's next `decode`.
+
+        Args and errors as `encode_with_state`.
+        """
+        acts, state = self.encode_with_state(x)
+        self._last.state = state
+        return acts
+
+    def decode(self, acts: Tensor, state: EncodeState | None = None) -> Tensor:
+        """Reconstruction ``[..., d_out]`` (``[..., heads, d_head]`` for a hook_z SAE).
+
+        Args:
+            acts: ``[..., d_sae]``.
+            state: from `encode_with_state`. Without it, that of this thread's last `encode` is
+                used, if this SAE needs one at all.
+
+        Raises:
+            SAEError: acts has another width than d_sae; or a state is needed and there is none
+                whose leading shape is that of acts.
+        """
+        if acts.shape[-1] != self.cfg.d_sae:
+            raise SAEError(
+                f"feature activations: last axis is {acts.shape[-1]}, expected "
+                f"d_sae={self.cfg.d_sae}",
+                field="acts",
+            )
+        if state is None:
+            state = self._remembered_state(acts)
+        rows = self.architecture.decoder_rows(self.cfg, self.weights(), ALL)
+        y = F.linear(acts.to(self.dtype), rows.mT, self.b_dec)
+        y = denormalize(y, state)
+        return y if state.head_shape is None else y.reshape(*y.shape[:-1], *state.head_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode and decode; a pure function of x."""
+        return self.decode(*self.encode_with_state(x))
+
+    def encode_features(self, x: Tensor, features: Tensor) -> tuple[Tensor, EncodeState]:
+        """Activations of a few features per row, as the full `encode` gives them.
+
+        A feature-wise SAE gathers only their encoder columns, and computes in float32; the others
+        encode in full and gather.
+
+        Args:
+            x: ``[R, P, d_in]`` (or with heads).
+            features: LongTensor ``[R, K]``, a set of its own for each row.
+
+        Returns:
+            float32 ``[R, P, K]``, and the state.
+        """
+        select = self.architecture.select
+        if not isinstance(select, FeatureWise):
+            acts, state = self.encode_with_state(x)
+            index = features[:, None, :].expand(-1, acts.shape[1], -1)
+            return acts.gather(-1, index).float(), state
+        x_tilde, state = self.prepare(x)
+        columns = self.W_enc.mT[features].float()  # [R, K, d_in]
+        p = torch.bmm(x_tilde.float(), columns.mT)
+        # [R, 1, K]: a row's features are the same at each of its positions.
+        index = features[:, None, :]
+        weights = {
+            name: tensor.float() if tensor.dim() == 1 else tensor
+            for name, tensor in self.weights().items()
+        }
+        bias = select.bias(weights, index)
+        return select.activate(weights, p if bias is None else p + bias, index), state
+
+    def decoder_rows(self, features: Tensor) -> Tensor:
+        """Decoder rows as decode uses them, float32 ``[..., d_out]``, of a LongTensor ``[...]``."""
+        return self.architecture.decoder_rows(self.cfg, self.weights(), features).float()
+
+    @torch.no_grad()
+    def fold_W_dec_norm(self) -> None:  # noqa: N802 (SAELens' name)
+        """Make decoder rows unit vectors and the encoder carry their norms, in place.
+
+        What is decoded stays the same; feature activations become contributions in residual norm.
+
+        Raises:
+            SAEError: for topk without rescaling, where other features would then be among the k.
+        """
+        if self.cfg.architecture == "topk" and not self.cfg.rescale_acts_by_decoder_norm:
+            raise SAEError(
+                "fold_W_dec_norm: would change which features a topk SAE selects, unless it has "
+                "rescale_acts_by_decoder_norm",
+                field="rescale_acts_by_decoder_norm",
+            )
+        norms = decoder_norms(self.weights()).clamp(min=_SMALLEST_NORM)
+        self.W_dec.div_(norms[:, None])
+        self.W_enc.mul_(norms)
+        for name in self.architecture.scaled_by_norm:
+            self.get_parameter(name).mul_(norms)
+
+    def save_model(self, path: str | Path) -> tuple[Path, Path]:
+        """Write a SAELens v6 folder that appears at once or not at all.
+
+        Returns:
+            The paths of the weights and of ``cfg.json``.
+        """
+        from saekit_core.sae.disk import write_sae_folder
+        from saekit_core.sae.layout import CFG_FILE, WEIGHTS_FILE
+
+        folder = write_sae_folder(self, path)
+        return folder / WEIGHTS_FILE, folder / CFG_FILE
+
+    def _remembered_state(self, acts: Tensor) -> EncodeState:
+        state = self._last.state or EncodeState()
+        kind, reshaping = self.cfg.normalize_activations, self.cfg.reshape_activations
+        needs_rows = kind in ("layer_norm", "constant_norm_rescale")
+        if not needs_rows and reshaping == "none":
+            return EncodeState()
+        if self._last.state is None:
+            raise SAEError(
+                f"decode: this SAE ({kind}, {reshaping}) needs the state of an encode, and this "
+                "thread has made none; pass the state of encode_with_state",
+                field="state",
+            )
+        shape = state.leading_shape()
+        if needs_rows and shape != tuple(acts.shape[:-1]):
+            raise SAEError(
+                f"decode: feature activations of shape {tuple(acts.shape)} do not fit the state of "
+                f"this thread's last encode, {shape}; pass the state of encode_with_state",
+                field="state",
+            )
+        return state
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SAE:
+        # Module.to and its like end here, so that cfg never tells another device or dtype.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.cfg = replace(self.cfg, device=str(self.device), dtype=dtype_name(self.dtype))
+        return self
+
+
+class _LastState(threading.local):
+    """The state of this thread's last encode; a copy or a pickle of it starts empty."""
+
+    state: EncodeState | None = None
+
+    def __reduce__(self) -> tuple[type[_LastState], tuple[()]]:
+        return _LastState, ()
+
+
+def check_tensors(cfg: SAEConfig, state: Mapping[str, Tensor]) -> None:
+    """Hold tensors against what the architecture has: names, shapes, dtype.
+
+    Raises:
+        SAEFormatError: naming the tensor, what it is and what it should be.
+    """
+    expected = architecture_of(cfg).shapes(cfg)
+    for name in expected.keys() - state.keys():
+        raise SAEFormatError(f"{name}: missing, {cfg.architecture} has it", field=name)
+    for name in state.keys() - expected.keys():
+        raise SAEFormatError(f"{name}: {cfg.architecture} has no such tensor", field=name)
+    dtype = torch_dtype(cfg.dtype)
+    for name, shape in expected.items():
+        tensor = state[name]
+        if tuple(tensor.shape) != shape:
+            raise SAEFormatError(
+                f"{name}: shape {list(tensor.shape)}, expected {list(shape)}", field=name
+            )
+        if tensor.dtype != dtype:
+            raise SAEFormatError(f"{name}: {tensor.dtype}, expected {dtype}", field=name)

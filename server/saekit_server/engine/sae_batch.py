@@ -1,0 +1,69 @@
+"""SAE-only batches: given activations to features, and features to activations."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from saekit_core.sae.normalization import EncodeState
+from saekit_core.sae.sparse import SparseActs, encode_sparse
+from saekit_core.sae.sparse_decode import decode_sparse
+from saekit_server.engine.forward import split_encoding
+from saekit_server.engine.work import DecodeWork, EncodeActivationsWork, Encoding
+
+Floats = npt.NDArray[np.float32]
+
+
+def encode_batch(works: Sequence[EncodeActivationsWork]) -> list[Encoding]:
+    """Encodes the rows of all works, which name one SAE, in one go."""
+    sae = works[0].loaded.sae
+    flat = [work.x.reshape(len(work.x), -1) for work in works]
+    x = torch.from_numpy(np.concatenate(flat)).to(sae.device)
+    acts, state = encode_sparse(sae, x)
+    encodings = split_encoding(acts, state, [np.arange(len(rows)) for rows in flat])
+    return [
+        replace(encoding, every_position=True, head_shape=work.x.shape[1:])
+        if work.x.ndim == 3
+        else replace(encoding, every_position=True)
+        for work, encoding in zip(works, encodings, strict=True)
+    ]
+
+
+def decode_batch(works: Sequence[DecodeWork]) -> list[Floats]:
+    """Decodes the rows of all works, which name one SAE, in one go."""
+    sae = works[0].loaded.sae
+    counts = [work.acts.shape[0] for work in works]
+    offsets = np.cumsum([0, *(work.acts.nnz for work in works)])[:-1]
+    ends = [work.acts.indptr[1:] + offset for work, offset in zip(works, offsets, strict=True)]
+    values = np.concatenate([work.acts.data.astype(np.float32) for work in works])
+    acts = SparseActs(
+        indptr=np.concatenate([[0], *ends]).astype(np.uint32),
+        indices=np.concatenate([work.acts.indices for work in works]),
+        values=torch.from_numpy(values),
+        n_rows=sum(counts),
+        d_sae=sae.cfg.d_sae,
+    )
+    decoded = decode_sparse(sae, acts, _join([work.state for work in works], sae.device))
+    pieces = np.split(decoded.cpu().numpy(), np.cumsum(counts)[:-1])
+    return [_with_heads(piece, work.state) for piece, work in zip(pieces, works, strict=True)]
+
+
+def _join(states: Sequence[EncodeState | None], device: torch.device) -> EncodeState | None:
+    """The states of consecutive rows as one: all works of an SAE need the same parts."""
+    present = [state for state in states if state is not None]
+    if not present:
+        return None
+
+    def cat(name: str) -> torch.Tensor | None:
+        parts = [getattr(state, name) for state in present]
+        return None if parts[0] is None else torch.cat(parts).to(device)
+
+    return EncodeState(mean=cat("mean"), std=cat("std"), scale=cat("scale"))
+
+
+def _with_heads(rows: Floats, state: EncodeState | None) -> Floats:
+    if state is None or state.head_shape is None:
+        return rows
+    return rows.reshape(len(rows), *state.head_shape)

@@ -1,0 +1,1 @@
+"""One method per RPC, free of any transport: messages in, messages out, domain errors raised."""

@@ -1,0 +1,1 @@
+"""Wire messages to domain objects and back, once each, at the edge."""
