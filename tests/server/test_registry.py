@@ -536,13 +536,41 @@ def test_over_the_budget_the_least_recently_used_leaves_and_comes_back(tmp_path:
     assert {i.sae_id: i.device for i in registry.list()} == {"a": "cpu", "b": "disk", "c": "cpu"}
     stats = registry.stats()
     assert (stats.n_saes, stats.resident_bytes, stats.evictions) == (3, 2 * SAE_BYTES, 1)
-    error = refused("UNAVAILABLE", registry.get, "b")
-    assert error.retry_after_s
     back = registry.restore("b").result(10)
     assert back.revision == folder_revision(tmp_path / "b")
     assert np.array_equal(reconstruction(back), expected["b"])
     assert registry.get("b") is back
     assert {i.sae_id: i.device for i in registry.list()} == {"a": "disk", "b": "cpu", "c": "cpu"}
+    registry.close()
+
+
+def test_asking_never_waits_for_a_load_that_runs(tmp_path: Path) -> None:
+    publish(tmp_path / "here", 1)
+    publish(tmp_path / "parked", 2)
+    write_sae_folder(principal_components(), tmp_path / "slow", features=FeaturesFile(l0=10.0))
+    device_is_busy, device_is_free = threading.Event(), threading.Event()
+
+    def on_device(call):  # type: ignore[no-untyped-def]
+        device_is_busy.set()
+        assert device_is_free.wait(10)
+        return call()
+
+    registry = Registry(tiny_model(), sae_root=tmp_path, run_on_device=on_device)
+    registry.load_all(["here", "parked"])
+    registry.park("parked")
+    slow = threading.Thread(target=registry.load, args=("slow",))
+    slow.start()
+    assert device_is_busy.wait(10)
+    assert fingerprint(registry.get("here")) == 1
+    for _ in range(2):
+        assert refused("UNAVAILABLE", registry.get, "parked").retry_after_s
+    waiting = registry.restore("parked")
+    refused("NOT_FOUND", registry.get, "slow")
+    device_is_free.set()
+    slow.join()
+    assert fingerprint(waiting.result(10)) == 2
+    assert registry.get("parked") is waiting.result()
+    assert registry.get("slow").sae_id == "slow"
     registry.close()
 
 
@@ -581,7 +609,6 @@ def test_a_parked_sae_whose_files_changed_is_refused_until_it_is_loaded_again(
     registry.load("x")
     registry.park("x")
     publish(tmp_path / "x", 2)
-    refused("UNAVAILABLE", registry.get, "x")
     deadline = time.monotonic() + 10
     while True:
         with pytest.raises(DomainError) as caught:

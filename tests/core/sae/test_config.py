@@ -1,12 +1,14 @@
 """Configurations of SAELens 3 to 6 are read, and the v6 layout is written."""
 
 import copy
+import json
 from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 
 from saekit_core.sae import SAEConfig, SAEFormatError, SAEMetadata
+from saekit_core.sae.layout import format_config
 
 V3 = {
     "model_name": "gpt2-small",
@@ -147,6 +149,11 @@ def test_flat_dictionary_has_both_generations_of_keys() -> None:
     assert flat["hook_name"] == flat["metadata"]["hook_name"] == "blocks.2.hook_resid_post"
     assert flat["hook_layer"] == 2
     assert flat["activation_fn_kwargs"] == {"k": 32}
+
+
+def test_the_device_of_training_is_not_written() -> None:
+    cfg = SAEConfig("standard", 4, 8, device="cuda:1")
+    assert json.loads(format_config(cfg))["device"] == "cpu"
 
 
 def test_a_hook_point_outside_the_blocks_has_no_layer() -> None:

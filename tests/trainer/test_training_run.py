@@ -1,0 +1,257 @@
+"""Whole runs on a tiny model: from configuration or command line to a folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.models import build_llama, story
+
+from saekit_core.lm.boot import boot_model
+from saekit_core.lm.model import LanguageModel
+from saekit_core.sae.features_file import read_features_file
+from saekit_core.sae.sae import SAE
+from saekit_trainer.activation_scaling import ActivationScaling
+from saekit_trainer.cli import parse_options, train
+from saekit_trainer.config import LanguageModelSAERunnerConfig
+from saekit_trainer.errors import ConfigError, DivergedError, PublishError
+from saekit_trainer.plan import optimization_config, plan_training, sae_config
+from saekit_trainer.publish import publish_sae
+from saekit_trainer.runner import SAETrainingRunner
+from saekit_trainer.trainer import SAETrainer
+from saekit_trainer.training_sae import new_training_sae
+
+SMALL = LanguageModelSAERunnerConfig(
+    d_sae=96,
+    context_size=24,
+    train_batch_size_tokens=256,
+    store_batch_size_prompts=8,
+    training_tokens=256 * 12,
+    eval_contexts=6,
+    feature_stats_tokens=24 * 8,
+)
+NORMALIZATIONS = ("none", "expected_average_only_in", "layer_norm", "constant_norm_rescale")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LanguageModel:
+    return boot_model(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "stories.txt"
+    stories = (story(40, seed) for seed in range(60))
+    path.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
+@pytest.mark.parametrize("hook", ["blocks.1.hook_resid_pre", "blocks.2.attn.hook_z"])
+def test_the_written_folder_loads_with_equal_outputs(
+    architecture: str, hook: str, model: LanguageModel, text: str, tmp_path: Path
+) -> None:
+    cfg = replace(
+        SMALL,
+        architecture=architecture,
+        hook_name=hook,
+        dataset_path=text,
+        checkpoint_path=str(tmp_path / "sae"),
+    )
+    runner = SAETrainingRunner(cfg, override_model=model)
+    sae = runner.run()
+    assert runner.result is not None
+    loaded = SAE.load_from_disk(tmp_path / "sae")
+    x = runner.store.get_activations(runner.store.get_batch_tokens())
+    torch.testing.assert_close(loaded.encode(x), sae.encode(x), rtol=0, atol=0)
+    torch.testing.assert_close(loaded(x), sae(x), rtol=0, atol=0)
+    assert loaded.cfg.architecture == architecture
+    assert loaded.cfg.hook_name == hook
+    assert loaded.cfg.metadata.training_architecture == architecture
+    assert loaded.cfg.context_size == 24
+    assert loaded.cfg.prepend_bos is True
+    features = read_features_file(tmp_path / "sae")
+    assert features is not None
+    assert features.density is not None
+    assert features.max_activation is not None
+    assert features.examples
+    assert runner.result.training_density.shape == (96,)
+    assert features.l0 == runner.result.evaluation.l0
+    assert features.explained_variance == runner.result.evaluation.explained_variance
+    assert loaded.sparsity is not None
+    np.testing.assert_allclose(10 ** loaded.sparsity.numpy(), features.density + 1e-10, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
+@pytest.mark.parametrize("kind", NORMALIZATIONS)
+def test_the_finished_sae_reconstructs_as_the_trained_one_did(
+    architecture: str, kind: str, model: LanguageModel, text: str
+) -> None:
+    cfg = replace(
+        SMALL,
+        architecture=architecture,
+        normalize_activations=kind,  # type: ignore[arg-type]
+        dataset_path=text,
+        dtype="float64",
+    )
+    runner = SAETrainingRunner(cfg, override_model=model)
+    x = runner.store.next_batch()
+    scaling = ActivationScaling.fit(kind, x)
+    trained = new_training_sae(runner.plan.sae, b_dec=scaling.apply(x).mean(dim=0))
+    with torch.no_grad():
+        trained.b_enc.add_(0.05)
+        output = trained(scaling.apply(x), sparsity=1.0, dead=torch.zeros(96, dtype=torch.bool))
+    sae = runner._finish(trained, scaling)
+    if kind == "expected_average_only_in":
+        assert sae.cfg.normalize_activations == "none"
+        factor = scaling.factor
+        assert (x * factor).norm(dim=1).mean() == pytest.approx(32**0.5)
+    else:
+        assert sae.cfg.normalize_activations == kind
+        factor = 1.0
+    acts = sae.encode(x.float())
+    torch.testing.assert_close(acts * factor, output.acts.float(), rtol=1e-3, atol=1e-3)
+    x_hat = scaling.apply(sae.decode(acts).double()) if factor != 1.0 else None
+    if x_hat is not None:
+        torch.testing.assert_close(x_hat, output.x_hat, rtol=1e-3, atol=1e-3)
+
+
+def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights(
+    model: LanguageModel, text: str
+) -> None:
+    saes, losses = [], []
+    for seed in (1, 1, 2):
+        seen: list[float] = []
+        cfg = replace(SMALL, dataset_path=text, seed=seed)
+        runner = SAETrainingRunner(
+            cfg, override_model=model, report=lambda s, seen=seen: seen.append(s.metrics.loss)
+        )
+        saes.append(runner.run())
+        losses.append(seen)
+    assert len(losses[0]) == 12
+    assert losses[0][-1] < 0.8 * losses[0][0]
+    assert torch.equal(saes[0].W_enc, saes[1].W_enc)
+    assert torch.equal(saes[0].W_dec, saes[1].W_dec)
+    assert not torch.equal(saes[0].W_enc, saes[2].W_enc)
+
+
+def test_the_clock_ends_a_run(model: LanguageModel, text: str) -> None:
+    cfg = replace(SMALL, dataset_path=text, training_tokens=10**9, max_seconds=1.0)
+    runner = SAETrainingRunner(cfg, override_model=model)
+    runner.run()
+    assert runner.result is not None
+    assert 0.5 < runner.result.seconds < 2.0
+    assert runner.result.last_step.learning_rate < 0.5e-3  # the decay was fitted to it
+
+
+def test_a_width_or_context_that_does_not_fit_the_model_is_refused(model: LanguageModel) -> None:
+    for values, field in (({"d_in": 33}, "d_in"), ({"context_size": 97}, "context_size")):
+        with pytest.raises(ConfigError) as caught:
+            plan_training(replace(SMALL, **values), model)  # type: ignore[arg-type]
+        assert caught.value.field == field
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_weights() -> None:
+    config = sae_config(SMALL, 8)
+    trainer = SAETrainer(new_training_sae(config), optimization_config(SMALL, config, 10))
+    before = trainer.sae.state()
+    with pytest.raises(DivergedError, match="step 0"):
+        trainer.train_step(torch.full((16, 8), float("nan")), 10)
+    assert all(torch.equal(v, before[k]) for k, v in trainer.sae.state().items())
+
+
+def test_publishing_replaces_at_once_and_refuses_bad_names(
+    model: LanguageModel, text: str, tmp_path: Path
+) -> None:
+    sae = SAETrainingRunner(replace(SMALL, dataset_path=text), override_model=model).run()
+    for _ in range(2):
+        folder = publish_sae(sae, tmp_path / "watched", "runs/fresh")
+    assert folder == tmp_path / "watched/runs/fresh"
+    assert {p.name for p in folder.parent.iterdir()} == {"fresh"}
+    SAE.load_from_disk(folder)
+    with pytest.raises(PublishError, match="sae_id"):
+        publish_sae(sae, tmp_path / "watched", "../outside")
+
+
+def cli_flags(folder: Path) -> list[str]:
+    flags = {
+        "model-name": folder,
+        "d-sae": 64,
+        "context-size": 24,
+        "train-batch-size-tokens": 256,
+        "training-tokens": 1024,
+        "eval-contexts": 4,
+        "feature-stats-tokens": 96,
+        "n-batches-in-buffer": 1,
+        "self-text-tokens": 4096,
+    }
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def test_the_command_trains_on_the_models_own_text_and_publishes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = train(
+        [*cli_flags(folder), "--publish", str(tmp_path / "saes"), "--sae-id", "fresh", "--json"]
+    )
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    summary = json.loads(captured.out)
+    assert summary["sae_id"] == "fresh"
+    assert summary["training_tokens"] == 1024
+    assert 0 < summary["evaluation"]["l0"] <= 32
+    assert set(summary["evaluation"]) >= {"explained_variance", "ce_loss_score", "dead_features"}
+    assert SAE.load_from_disk(tmp_path / "saes/fresh").cfg.d_sae == 64
+    assert "step 4/4" in captured.err
+
+
+def test_flags_override_the_config_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('architecture = "standard"\nlr = 0.5\nl1_coefficient = 3.0\n')
+    options = parse_options(["--config", str(file), "--lr", "0.25", "--out", "x"])
+    assert (options.run.architecture, options.run.lr, options.run.l1_coefficient) == (
+        "standard",
+        0.25,
+        3.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--out"),
+        (["--sae-id", "x", "--out", "y"], "--publish"),
+        (["--architecture", "gated", "--out", "y"], "not supported yet"),
+        (["--config", "nowhere.toml", "--out", "y"], "cannot read"),
+        (["--lrr", "3", "--out", "y"], "--lr"),
+        (["--model-name", "./nowhere", "--out", "y"], "does not exist"),
+        (
+            ["--dataset-path", "nowhere.txt", "--out", "y", "--context-size", "24", "--model-name"],
+            "no file",
+        ),
+        (["--publish", "y", "--sae-id", "../x", "--context-size", "24", "--model-name"], "sae_id"),
+    ],
+)
+def test_wrong_usage_is_explained(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = [str(folder)] if arguments[-1:] == ["--model-name"] else []
+    assert train([*arguments, *model]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "saekit train --out my-sae" in out
+    for name in LanguageModelSAERunnerConfig.field_names():
+        assert f"--{name.replace('_', '-')}" in out, name
