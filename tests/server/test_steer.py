@@ -291,7 +291,7 @@ def test_40_streams_on_20_slots_all_finish_and_slots_come_back(server: Running) 
         texts = [input_pb2.Input(text=story(1 + i % 7, i)) for i in range(40)]
         got = list(pool.map(lambda text: one(server, input=text, max_new_tokens=6), texts))
     assert all(choice.finish is not None for choice in got)
-    assert server.server.parts.engine.scheduler.figures().slots_used == 0
+    assert server.server.parts.engine.figures().slots_used == 0
 
 
 def test_hanging_up_frees_the_slots_and_leaves_other_streams_alone(server: Running) -> None:
@@ -303,14 +303,14 @@ def test_hanging_up_frees_the_slots_and_leaves_other_streams_alone(server: Runni
     )
     next(call)
     next(call)
-    scheduler = server.server.parts.engine.scheduler
+    engine = server.server.parts.engine
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(one, server, ignore_eos=True, max_new_tokens=40)
         call.cancel()
         with pytest.raises(grpc.RpcError):
             list(call)
         assert other.result().ids == alone.ids
-    wait_until(lambda: scheduler.figures().slots_used == 0)
+    wait_until(lambda: engine.figures().slots_used == 0)
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 5.0) -> None:

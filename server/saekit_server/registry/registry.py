@@ -178,7 +178,12 @@ class Registry:
                 model, another revision than expected), RESOURCE_EXHAUSTED (memory). What served
                 before still does.
         """
-        place = resolve_source(source, sae_id=sae_id, root=self.sae_root, trusted=trusted)
+        try:
+            place = resolve_source(source, sae_id=sae_id, root=self.sae_root, trusted=trusted)
+        except DomainError as error:
+            if trusted:  # what anybody may send over the wire is no news to those who watch
+                self._shelf.fail(sae_id or "", source, error)
+            raise
         with self._one_load:
             serving = self._shelf.snapshot.current.get(place.sae_id)
             if serving is not None and not replace:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from saekit_server.errors import unavailable
 from saekit_server.registry.loaded import LoadedSAE, ParkedSAE
 
 
@@ -17,6 +18,7 @@ class Restorer:
         self._lock = threading.Lock()
         self._attempts: dict[str, Future[LoadedSAE]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sae-restore")
+        self._closed = False
 
     def begin(self, parked: ParkedSAE) -> Future[LoadedSAE]:
         """The attempt that is under way, or a new one."""
@@ -45,10 +47,14 @@ class Restorer:
                 del self._attempts[name]
 
     def close(self) -> None:
-        """Let the attempt under way finish and make no more."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        """Make no more attempts; one that runs goes on to its end, unwaited for."""
+        with self._lock:
+            self._closed = True
+        self._worker.shutdown(wait=False)
 
     def _start(self, parked: ParkedSAE) -> Future[LoadedSAE]:
+        if self._closed:
+            raise _closing()
         attempt: Future[LoadedSAE] = Future()
         # Several may wait for it, so that none of them may cancel it.
         attempt.set_running_or_notify_cancel()
@@ -58,6 +64,12 @@ class Restorer:
 
     def _run(self, parked: ParkedSAE, attempt: Future[LoadedSAE]) -> None:
         try:
+            if self._closed:
+                raise _closing()
             attempt.set_result(self._bring_back(parked))
-        except BaseException as error:
+        except BaseException as error:  # whoever waits must hear of it
             attempt.set_exception(error)
+
+
+def _closing() -> Exception:
+    return unavailable("the server is shutting down", retry_after_s=1.0)

@@ -1,0 +1,56 @@
+# `make demo` and `make test` need Python 3.11+ and nothing else.
+PYTHON ?= python3
+# The build of torch to install: any requirement with pip's options, before the first `make`.
+TORCH ?= torch==2.13.0
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# What was tested, but for torch, which TORCH chooses.
+PINS := $(VENV)/constraints.txt
+DEMO_READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint protos default-model clean
+
+help:  ## What there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(DEMO_READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "saekit needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@grep -v '^torch==' constraints.txt > $(PINS)
+	@echo "installing $(TORCH) and saekit into $(VENV); this takes a few minutes"
+	$(BIN)/python -m pip install --quiet -c $(PINS) $(TORCH)
+	$(BIN)/python -m pip install --quiet -c $(PINS) -e ".[all]"
+	touch $@
+
+$(DEV_READY): $(DEMO_READY)
+	$(BIN)/python -m pip install --quiet -c $(PINS) --group dev
+	touch $@
+
+demo: $(DEMO_READY)  ## Serve, encode, decode, splice, steer, train and hot-load, on the embedded model
+	$(BIN)/saekit demo $(ARGS)
+
+serve: $(DEMO_READY)  ## A server on the embedded model, until Ctrl-C
+	$(BIN)/saekit serve $(ARGS)
+
+test: $(DEV_READY)  ## All tests (ARGS="-k name" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV_READY)  ## Style, types, and whether generated code is fresh
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy protos/saekit/codec core server client trainer
+	scripts/protos --check
+
+protos: $(DEV_READY)  ## Regenerate the Python of the .proto files
+	scripts/protos
+
+default-model: $(DEMO_READY)  ## Train the embedded model and its SAEs: make default-model TEXT=stories.txt
+	@test -n "$(TEXT)" || { echo 'usage: make default-model TEXT=stories.txt' >&2; exit 2; }
+	$(BIN)/python -m saekit_trainer.default_model --text "$(TEXT)" $(ARGS)
+
+clean:  ## Remove the environment and everything that was made
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
