@@ -50,7 +50,8 @@ protos: $(DEV_READY)  ## Regenerate the Python of the .proto files
 
 default-model: $(DEMO_READY)  ## Train the embedded model and its SAEs: make default-model TEXT=stories.txt
 	@test -n "$(TEXT)" || { echo 'usage: make default-model TEXT=stories.txt' >&2; exit 2; }
-	$(BIN)/python -m saekit_trainer.default_model --text "$(TEXT)" $(ARGS)
+	$(BIN)/python -m saekit_trainer.default_model --text "$(TEXT)" --training.compile
+	$(BIN)/python -m saekit_trainer.default_model.saes --text "$(TEXT)"
 
 clean:  ## Remove the environment and everything that was made
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

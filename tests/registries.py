@@ -8,13 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from tests.models import build_llama
 from tests.saes import random_sae, write_sae
 
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
-from saekit_core.sae import SAE
+from saekit_core.sae import SAE, SAEConfig, SAEMetadata
 from saekit_server.errors import DomainError
 from saekit_server.registry import EventKind, LoadedSAE, Subscription
 
@@ -65,10 +66,41 @@ def kinds(subscription: Subscription) -> list[tuple[EventKind, str]]:
     return [(event.kind, event.sae_id) for event in subscription.drain()]
 
 
-def code_of(error: BaseException) -> str:
-    """The status code that a caller would see."""
-    assert isinstance(error, DomainError)
-    return error.code
+def refused(code: str, call: object, *args: object, **kwargs: object) -> DomainError:
+    """The error of a call that must be refused with that code."""
+    with pytest.raises(DomainError) as caught:
+        call(*args, **kwargs)  # type: ignore[operator]
+    assert caught.value.code == code, caught.value
+    return caught.value
+
+
+def principal_components(k: int = 10) -> SAE:
+    """A standard SAE that reconstructs what `HOOK` shows on story-like text, from 2k features."""
+    model = tiny_model()
+    tokenized = model.tokenizer.encode_text(
+        "a cat sat on the mat and the red bird flew over the old house by the river. " * 2
+    )
+    seen: list[torch.Tensor] = []
+    hook = model.hook_point(HOOK)
+    ids = torch.from_numpy(tokenized.ids[None, : model.max_context])
+    model.forward(ids, taps={hook: lambda h: seen.append(h[0, 1:].clone())})
+    mean = seen[0].mean(0)
+    _, _, directions = torch.linalg.svd(seen[0] - mean, full_matrices=False)
+    both = torch.cat([directions[:k], -directions[:k]])
+    cfg = SAEConfig(
+        "standard",
+        D_MODEL,
+        2 * k,
+        apply_b_dec_to_input=True,
+        metadata=SAEMetadata(hook_name=HOOK),
+    )
+    state = {
+        "W_enc": both.mT.contiguous(),
+        "b_enc": torch.zeros(2 * k),
+        "W_dec": both.clone(),
+        "b_dec": mean,
+    }
+    return SAE.from_state(cfg, state)
 
 
 class FakeClock:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from saekit_core.sae import SAE, FeaturesFile, SAEConfig, write_sae_folder
 
 ARCHITECTURES = ("standard", "gated", "jumprelu", "topk")

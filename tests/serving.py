@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
+
 from saekit.v1 import registry_service_pb2_grpc, sae_service_pb2_grpc
 from saekit_server.config import ServeConfig
 from saekit_server.server import Server
@@ -33,6 +35,14 @@ class Running:
     @property
     def registry(self) -> registry_service_pb2_grpc.RegistryServiceStub:
         return registry_service_pb2_grpc.RegistryServiceStub(self.channel)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Returns once the condition holds; fails if it does not in time."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.002)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import math
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,14 @@ from saekit_server.config import ServeConfig
 from saekit_server.errors import DomainError
 from saekit_server.server import Server
 
+_AT_LEAST_1 = (
+    "slots",
+    "max_length",
+    "max_batch_tokens",
+    "max_queued_requests",
+    "max_queued_tokens",
+    "threads",
+)
 _EPILOG = """\
 examples:
   saekit serve                                    the embedded model and its SAEs
@@ -58,7 +67,11 @@ async def _serve(server: Server, console: Console) -> int:
         if not starting.done():
             # What is half loaded has nobody to drain for.
             return 130
-        await starting
+        try:
+            await starting
+        except Exception:
+            await server.stop()
+            raise
     console.print(server.parts.memory.table())
     names = [info.sae_id for info in server.parts.registry.list()]
     console.print(f"{len(names)} SAEs: {', '.join(names) or 'none'}", highlight=False)
@@ -155,8 +168,17 @@ def parse(argv: list[str]) -> ServeConfig:
     given = vars(parser.parse_args(argv))
     if given["watch"] and given["sae_dir"] is None:
         parser.error("--watch needs --sae-dir")
-    for name in ("slots", "max_length", "max_batch_tokens", "threads"):
+    if given["sae_dir"] is not None and not given["sae_dir"].is_dir():
+        parser.error(f"--sae-dir {given['sae_dir']} is no folder")
+    for name in _AT_LEAST_1:
         if given[name] is not None and given[name] < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {given[name]}")
+    for name in ("drain_s", "grace_s"):
+        if not 0 <= given[name] < math.inf:
+            parser.error(f"--{name.removesuffix('_s')} must be 0 or more, got {given[name]}")
+    if not 0 < given["memory_fraction"] <= 1:
+        parser.error(
+            f"--memory-fraction must be above 0 and at most 1, got {given['memory_fraction']}"
+        )
     given["saes"] = tuple(given["saes"])
     return ServeConfig(**given)

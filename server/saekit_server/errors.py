@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
+
+_log = logging.getLogger(__name__)
 
 Code = Literal[
     "INVALID_ARGUMENT",
@@ -119,6 +122,14 @@ def at_field(parent: str) -> Iterator[None]:
         if mapped.code == "INTERNAL":
             raise
         raise mapped.within(parent) from error
+
+
+def told(error: Exception) -> DomainError:
+    """What the caller of a failed call is told; what must not be told goes to the log."""
+    mapped = from_core(error)
+    if mapped.code == "INTERNAL":
+        _log.error("a call failed", exc_info=error)
+    return mapped
 
 
 def from_core(error: Exception) -> DomainError:

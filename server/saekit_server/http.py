@@ -32,7 +32,10 @@ class HttpServer:
 
         routes = [Route("/metrics", scrape), Route("/healthz", healthz), Route("/readyz", readyz)]
         self._host, port = split_address(address)
-        self._socket = socket.create_server((self._host, port))
+        try:
+            self._socket = socket.create_server((self._host, port))
+        except OSError as error:
+            raise OSError(f"cannot listen on {address}: {error.strerror}") from error
         config = uvicorn.Config(Starlette(routes=routes), log_level="warning", lifespan="off")
         self._server = uvicorn.Server(config)
         self._task: asyncio.Task[None] | None = None

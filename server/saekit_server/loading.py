@@ -13,6 +13,7 @@ from saekit_core.lm.stepper import Stepper
 from saekit_server.config import ServeConfig
 from saekit_server.engine.engine import Engine
 from saekit_server.engine.runner import Runner
+from saekit_server.engine_metrics import EngineCollector
 from saekit_server.handlers.context import Limits
 from saekit_server.memory_plan import MemoryPlan, plan_memory
 from saekit_server.metrics import Metrics
@@ -87,6 +88,7 @@ def load_parts(config: ServeConfig, metrics: Metrics) -> Parts:
         max_queued_tokens=config.max_queued_tokens,
     )
     metrics.registry.register(RegistryCollector(registry))
+    metrics.registry.register(EngineCollector(engine, model.device))
     metrics.build.info(
         {"model": model.name, "revision": model.revision, "device": str(model.device)}
     )

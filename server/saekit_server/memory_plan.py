@@ -106,5 +106,18 @@ def device_bytes(device: torch.device) -> int:
     return min(total, int(limit)) if limit.isdecimal() else total
 
 
+def used_bytes(device: torch.device) -> int:
+    """Memory in use of a device; of this process for a CPU, 0 where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 def _show(size: int) -> str:
     return f"{size / _GIB:.2f} GiB" if abs(size) >= _GIB // 10 else f"{size / (1 << 20):.1f} MiB"

@@ -42,9 +42,6 @@ class Metrics:
             "saekit_padded_tokens_total", "Positions run that held no token."
         )
         self.batch_rows = histogram("saekit_batch_rows", "Rows of a batch.", _ROWS, "kind")
-        self.queued_requests = gauge("saekit_queued_requests", "Requests that wait.", "kind")
-        self.queued_tokens = gauge("saekit_queued_tokens", "Tokens that wait.", "kind")
-        self.steer_rows = gauge("saekit_steer_rows", "Steer rows that run.")
         self.first_token_seconds = histogram(
             "saekit_time_to_first_token_seconds", "Steer: admission to first token.", _SECONDS
         )
@@ -63,7 +60,6 @@ class Metrics:
             "saekit_out_of_memory_retries_total", "Batches halved for want of device memory."
         )
         self.rejections = counter("saekit_rejections_total", "Requests not admitted.", "reason")
-        self.device_bytes = gauge("saekit_device_memory_bytes", "Device memory in use.")
         self.feature_fires = counter(
             "saekit_feature_fires_total",
             "Tokens on which a feature named in the manifest was active.",

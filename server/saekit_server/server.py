@@ -1,6 +1,7 @@
 """One server: loaded, listening, and brought down in order."""
 
 import asyncio
+import gc
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -51,6 +52,7 @@ class Server:
         self._http: HttpServer | None = None
         self._followers: list[Poller] = []
         self._parts: Parts | None = None
+        self._registry_handler: RegistryHandler | None = None
         self._watchdog: asyncio.Task[None] | None = None
         self.failed = asyncio.Event()
         """Set when the device thread has been stuck for good."""
@@ -69,6 +71,7 @@ class Server:
             DomainError, LMError, SAEError: what was asked for cannot be loaded or does not fit.
             OSError: an address is taken.
         """
+        split_address(self.config.listen)  # before anything that takes long
         if self.config.http is not None:
             # First of all, so that an orchestrator sees that a large model is still being loaded.
             self._http = HttpServer(self.config.http, self.metrics.registry, lambda: self._serving)
@@ -83,6 +86,9 @@ class Server:
         await self._listen(self._parts)
         for follower in self._followers:
             follower.start()
+        # What is loaded stays: a collection that walks through it all is a pause of the whole server.
+        gc.collect()
+        gc.freeze()
         await self._set_serving(True)
         self._watchdog = asyncio.create_task(self._watch_device(self._parts.engine))
 
@@ -96,6 +102,8 @@ class Server:
             await asyncio.get_running_loop().run_in_executor(None, follower.stop)
         if self._grpc is not None:
             await asyncio.sleep(self.config.drain_s)
+            if self._registry_handler is not None:
+                self._registry_handler.close()
             if self._parts is not None:
                 self._parts.engine.drain()
             await self._grpc.stop(self.config.grace_s)
@@ -116,13 +124,14 @@ class Server:
         )
         encode, decode = EncodeHandler(context), DecodeHandler(context)
         run, steer, registry = RunHandler(context), SteerHandler(context), RegistryHandler(context)
+        self._registry_handler = registry
         adapter = Adapter(self.metrics, clock)
         server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ]
         )
         server.add_generic_rpc_handlers(
@@ -159,11 +168,12 @@ class Server:
             (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
         host, port = split_address(self.config.listen)
-        bound = server.add_insecure_port(
-            f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
-        )
-        if not bound:
-            raise OSError(f"cannot listen on {self.config.listen}")
+        try:
+            bound = server.add_insecure_port(
+                f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+            )
+        except RuntimeError as error:  # grpc's own, which says no more than that
+            raise OSError(f"cannot listen on {self.config.listen}: is it taken?") from error
         self._grpc = server
         await self._set_serving(False)
         await server.start()

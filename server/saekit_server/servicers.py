@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeAlias
@@ -14,12 +13,10 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from saekit_server.engine.call import Call
-from saekit_server.errors import DomainError, from_core
+from saekit_server.errors import DomainError, told
 from saekit_server.metrics import Metrics
 from saekit_server.wire.status import status_message
 from saekit_server.wire.validate import check_known
-
-_log = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 # (request or requests, call) -> an awaited response, or an iterator of responses.
@@ -63,7 +60,7 @@ class Adapter:
                     response: Message = await handler(request, self._call(context))
                     return response
                 except Exception as error:  # no exception text reaches a client unmapped
-                    await observed.fail(context, _domain(error))
+                    await observed.fail(context, told(error))
                     return None
 
         async def stream(requests: Any, context: Context) -> AsyncIterator[Message]:
@@ -78,7 +75,7 @@ class Adapter:
                     async for response in responses:
                         yield response
                 except Exception as error:  # as above
-                    await observed.fail(context, _domain(error))
+                    await observed.fail(context, told(error))
                 finally:
                     # Closing now, not at garbage collection, frees a hung-up client's slot.
                     if responses is not None:
@@ -115,7 +112,7 @@ class _Observed:
         self._rpc = rpc
         self._code = "OK"
 
-    def __enter__(self) -> "_Observed":
+    def __enter__(self) -> _Observed:
         self._began = time.perf_counter()
         return self
 
@@ -133,15 +130,6 @@ class _Observed:
         if error.code == "UNAVAILABLE" and error.retry_after_s is not None:
             metadata.append(("grpc-retry-pushback-ms", str(int(error.retry_after_s * 1000))))
         await context.abort(_CODES[status.code], status.message, tuple(metadata))
-
-
-def _domain(error: Exception) -> DomainError:
-    if isinstance(error, DomainError):
-        return error
-    mapped = from_core(error)
-    if mapped.code == "INTERNAL":
-        _log.error("a call failed", exc_info=error)
-    return mapped
 
 
 async def _checked(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:

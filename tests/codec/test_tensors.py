@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from saekit.codec import CSR, CodecError, numpy_to_tensor, rows_to_csr, sparse_rows, tensor_to_numpy
 from saekit.v1 import tensor_pb2 as pb
 

@@ -32,7 +32,9 @@ def make_saes(root: Path) -> Path:
         HOOKS["standard"], D_MODEL, "standard", normalization="constant_norm_rescale", seed=8
     )
     write_sae(root / "normed" / "rescaled", rescaled)
-    heads = random_sae("blocks.1.attn.hook_z", D_MODEL, "standard", seed=9, reshape_activations="hook_z")
+    heads = random_sae(
+        "blocks.1.attn.hook_z", D_MODEL, "standard", seed=9, reshape_activations="hook_z"
+    )
     write_sae(root / "heads", heads)
     return root
 

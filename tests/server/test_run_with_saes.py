@@ -253,9 +253,7 @@ def test_splice_without_error_term_replaces_with_it_changes_nothing(
 def test_positions_narrow_a_splice_and_an_edit(server: Running) -> None:
     module, index = loaded(server, "topk"), active_feature(server, "topk")
     last_two = input_pb2.PositionSelector(last_n=2)
-    spliced = run(
-        server, ip.Interventions(splices=[ip.Splice(sae="topk", positions=last_two)])
-    )
+    spliced = run(server, ip.Interventions(splices=[ip.Splice(sae="topk", positions=last_two)]))
 
     def end_only(h: Tensor) -> Tensor:
         return torch.cat([h[:-2], replaced(module)(h)[-2:]])
@@ -369,9 +367,7 @@ def test_runs_in_one_batch_equal_each_alone(server: Running) -> None:
 def test_one_token_predicts_nothing_and_says_so(server: Running) -> None:
     request = pb.RunWithSAEsRequest(
         inputs=[input_pb2.Input(tokens=input_pb2.Tokens(ids=[7]))],
-        options=pb.RunOptions(
-            returns=pb.RunReturns(loss=True, token_logprobs=True, compare=True)
-        ),
+        options=pb.RunOptions(returns=pb.RunReturns(loss=True, token_logprobs=True, compare=True)),
     )
     (result,) = server.sae.RunWithSAEs(request).results
     assert not result.HasField("loss")

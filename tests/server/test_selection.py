@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from saekit.codec import CSR
 from saekit_server.engine.selection import Pooling, Selection, take_rows, top_k
 

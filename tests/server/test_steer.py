@@ -42,7 +42,7 @@ class Choice:
         return "".join(token.text for token in self.tokens) + self.finish.text
 
     @property
-    def reason(self) -> "pb.FinishReason":
+    def reason(self) -> pb.FinishReason:
         assert self.finish is not None
         return self.finish.reason
 
@@ -131,8 +131,11 @@ def same_but_for_ties(got: Choice, expected: Choice) -> bool:
 def decode_rows(server: Running) -> tuple[float, float]:
     """Decode steps, and rows in them, so far."""
     (metric,) = server.server.metrics.batch_rows.collect()
-    found = {s.name.rsplit("_", 1)[1]: s.value for s in metric.samples if
-             s.labels["kind"] == "decode" and not s.name.endswith("_bucket")}
+    found = {
+        s.name.rsplit("_", 1)[1]: s.value
+        for s in metric.samples
+        if s.labels["kind"] == "decode" and not s.name.endswith("_bucket")
+    }
     return found.get("count", 0), found.get("sum", 0)
 
 
@@ -256,7 +259,10 @@ def test_watched_activations_are_those_of_encode(server: Running) -> None:
     request = pb.EncodeRequest(inputs=[input_pb2.Input(tokens=tokens)], options=options)
     first, second = server.sae.Encode(request).results[0].encodings
     expected = np.column_stack(
-        [rows_to_csr(first.sparse).toarray()[:, [3, 40]], rows_to_csr(second.sparse).toarray()[:, 8]]
+        [
+            rows_to_csr(first.sparse).toarray()[:, [3, 40]],
+            rows_to_csr(second.sparse).toarray()[:, 8],
+        ]
     )
     np.testing.assert_allclose(got.watched(), expected[len(prompt) - 1 :], rtol=1e-4, atol=1e-5)
 

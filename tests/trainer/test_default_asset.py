@@ -28,9 +28,7 @@ STORY = (
     'and began to cry. A kind bird saw him and said, "Do not cry, I can help you." The bird flew '
     "up and pulled the kite down. Max was very happy. He thanked the bird and they became friends."
 )
-COMMON_WORDS = (
-    "a and the to of in on was were is it he she they his her him them with for had said"
-)
+COMMON_WORDS = "a and the to of in on was were is it he she they his her him them with for had said"
 COMMON_WORDS += " very big little one day saw wanted play happy sad not but so at you i there be up"
 
 

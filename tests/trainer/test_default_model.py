@@ -100,6 +100,7 @@ def test_the_saved_model_is_the_one_that_was_measured(
     assert model.dtype == torch.float32
     with safe_open(folder / "model.safetensors", "pt") as weights:
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}  # noqa: SIM118
+        assert "lm_head.weight" not in weights.keys()  # noqa: SIM118 - tied, so kept once
     held_out = read_corpus(text_file).held_out
     again = story_loss(model, held_out, encode_stories(tokenizer, held_out))
     assert again.nats_per_token == pytest.approx(record.held_out_loss.nats_per_token, rel=1e-6)

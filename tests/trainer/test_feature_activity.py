@@ -63,3 +63,11 @@ def test_explained_variance_over_batches_is_that_of_all_rows() -> None:
     assert stats.explained_variance == pytest.approx(float(expected), abs=1e-9)
     assert explained_variance(x, x_hat) == pytest.approx(float(expected), abs=1e-9)
     assert explained_variance(x, wide.mean(0).expand_as(x)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_long_sampling_window_moves_by_sixteenths() -> None:
+    activity = FeatureActivity(1, dead_window=3, sampling_window=100, device="cpu")
+    assert activity.density.tolist() == [0.0]
+    for step in range(200):
+        activity.update(torch.tensor([8.0 if step < 100 else 2.0]), tokens=8)
+    assert activity.density.item() == pytest.approx(0.25, abs=0.05)

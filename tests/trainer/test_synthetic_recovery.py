@@ -37,8 +37,6 @@ def test_recovers_the_true_features_at_its_preset(architecture: str) -> None:
         architecture=architecture,
         d_sae=2 * N_FEATURES,
         k=ACTIVE if architecture == "topk" else None,
-        lr=3e-3,
-        train_batch_size_tokens=ROWS,
         training_tokens=ROWS * STEPS,
     )
     sae_cfg = sae_config(cfg, D_IN)

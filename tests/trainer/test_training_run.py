@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -144,13 +145,22 @@ def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights(
     assert not torch.equal(saes[0].W_enc, saes[2].W_enc)
 
 
-def test_the_clock_ends_a_run(model: LanguageModel, text: str) -> None:
-    cfg = replace(SMALL, dataset_path=text, training_tokens=10**9, max_seconds=1.0)
-    runner = SAETrainingRunner(cfg, override_model=model)
+def test_the_clock_ends_a_run_and_the_schedule_is_fitted_to_it(
+    model: LanguageModel, text: str
+) -> None:
+    ticks = itertools.count(step=0.5)
+    rates: list[float] = []
+    runner = SAETrainingRunner(
+        replace(SMALL, dataset_path=text, training_tokens=10**9, max_seconds=20.0),
+        override_model=model,
+        report=lambda status: rates.append(status.metrics.learning_rate),
+        clock=lambda: next(ticks),
+    )
     runner.run()
     assert runner.result is not None
-    assert 0.5 < runner.result.seconds < 2.0
-    assert runner.result.last_step.learning_rate < 0.5e-3  # the decay was fitted to it
+    assert 18.0 <= runner.result.seconds <= 21.0
+    assert runner.result.last_step.step == len(rates)
+    assert rates[-1] < 0.3 * max(rates)  # the decay was fitted to the clock
 
 
 def test_a_width_or_context_that_does_not_fit_the_model_is_refused(model: LanguageModel) -> None:

@@ -1,7 +1,7 @@
 """Where things apply in a batch, and edits as buffers: all that differs between rows is data.
 
 Gates, `[rows * n_gates, positions]` booleans, say where something applies. Of each row's gates the
-first is always shut, the second is open at every position that is really run, then come the row's
+first is always shut, the second always open (those of row 0 serve every row), then come the row's
 position selections, which the host fills in before each run, and then its conditions, which the run
 itself fills in. An edit applies where its position gate and its condition gate are both open.
 Shapes depend on the makeup of a batch alone, so that a captured graph could be replayed with other
@@ -21,7 +21,7 @@ from torch import Tensor
 from saekit_core.lm.edits import AffineClip
 from saekit_core.lm.intervention_rows import InterventionRow
 
-SHUT, VALID, FIRST_SELECTION = 0, 1, 2
+SHUT, OPEN, FIRST_SELECTION = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +59,12 @@ class BatchLayout:
         n_conditions = max((len(row.conditions) for row in rows), default=0)
         self.n_gates = FIRST_SELECTION + self.n_selections + n_conditions
 
-    def valid(self, row: int) -> int:
-        return row * self.n_gates + VALID
-
     def selection(self, row: int, index: int) -> int:
         return row * self.n_gates + FIRST_SELECTION + index
 
     def condition(self, row: int, index: int | None) -> int:
         if index is None:
-            return self.valid(row)
+            return OPEN
         return row * self.n_gates + FIRST_SELECTION + self.n_selections + index
 
     def gates(
@@ -79,8 +76,8 @@ class BatchLayout:
     ) -> NDArray[np.bool_]:
         """`[rows * n_gates, width]`: what the host knows; conditions are left shut."""
         gates = np.zeros((len(self.rows) * self.n_gates, width), np.bool_)
+        gates[OPEN] = True
         for index, (row, start, count) in enumerate(zip(self.rows, starts, counts, strict=True)):
-            gates[self.valid(index), :count] = True
             own = None if special is None else special[index, :count]
             for number, positions in enumerate(row.selections):
                 covered = positions.mask(start, start + count, own)

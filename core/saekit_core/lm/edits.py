@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from saekit_core.sae.features_file import FeaturesFile
 
 
+FLOAT32_MAX = float(torch.finfo(torch.float32).max)
+
+
 class InterventionError(LMError):
     """An intervention that cannot be carried out; `field` names the part of it that is wrong."""
 
@@ -36,9 +39,9 @@ class InterventionPreconditionError(InterventionError):
 
 
 def check_finite(value: float, name: str) -> None:
-    """Raise InterventionError unless `value`, that of the field `name`, is a finite number."""
-    if not math.isfinite(value):
-        raise InterventionError(f"{name} is {value}; it must be finite", field=name)
+    """Raise InterventionError unless `value`, that of the field `name`, is finite as a float32."""
+    if not abs(value) <= FLOAT32_MAX:
+        raise InterventionError(f"{name} is {value}; it must be a finite float32", field=name)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,8 @@ class DirectionEdit:
     units of |v|, so that `AffineClip.add(s)` is h + s * v.
 
     Raises:
-        InterventionError: a vector that does not fit the hook point, is zero or not finite.
+        InterventionError: a vector that does not fit the hook point, is zero or not finite; a
+            move beyond float32.
     """
 
     hook: HookPoint
@@ -227,6 +231,16 @@ class DirectionEdit:
             raise InterventionError("vector has values that are not finite", field="vector")
         if not bool(self.vector.any()):
             raise InterventionError("vector is zero and has no direction", field="vector")
+        if abs(self.op.shift) * self.norm > FLOAT32_MAX:
+            raise InterventionError(
+                f"{self.op.shift} times a vector of norm {self.norm:.3g} is beyond float32",
+                field="vector",
+            )
+
+    @property
+    def norm(self) -> float:
+        """|v|, computed in float64."""
+        return float(self.vector.to("cpu", torch.float64).norm())
 
     @property
     def reads(self) -> HookPoint:

@@ -101,7 +101,7 @@ class _Member:
 
 
 def sae_groups(layout: BatchLayout) -> list[SAEGroup]:
-    """The SAEs that a batch reads, in the order of the hook points that they read."""
+    """The SAEs that a batch reads, those without their error term apart."""
     saes: dict[Hashable, BoundSAE] = {}
     members: dict[tuple[Hashable, bool], dict[int, _Member]] = {}
     for index, row in enumerate(layout.rows):
@@ -135,11 +135,10 @@ def sae_groups(layout: BatchLayout) -> list[SAEGroup]:
         for number, watch in enumerate(row.watch):
             target = member(watch.sae)
             target.watch.append((number, target.column(watch.feature)))
-    groups = [
+    return [
         _group(layout, saes[key], list(group.values()), replaces)
         for (key, replaces), group in members.items()
     ]
-    return sorted(groups, key=lambda group: group.sae.hook.depth)
 
 
 def _group(layout: BatchLayout, sae: BoundSAE, members: list[_Member], replaces: bool) -> SAEGroup:
@@ -241,9 +240,8 @@ def _direction_round(layout: BatchLayout, entries: list[tuple[int, PlacedEdit]])
     for row, placed in entries:
         edit = placed.edit
         assert isinstance(edit, DirectionEdit)
-        vector = edit.vector.to("cpu", torch.float64)
-        norm = float(vector.norm())
-        vectors.append((vector / norm).to(torch.float32))
+        norm = edit.norm
+        vectors.append((edit.vector.to("cpu", torch.float64) / norm).to(torch.float32))
         op = AffineClip(edit.op.scale, edit.op.shift * norm, edit.op.lo, edit.op.hi)
         ops.append((op, layout.selection(row, placed.at), layout.condition(row, placed.condition)))
     return DirectionRound(

@@ -10,8 +10,6 @@ from saekit.codec.errors import CodecError
 from saekit.v1.sae_service_pb2 import Part
 
 PART_BYTES = 1 << 20
-# Fields below this stay in the header: a frame of their own would cost more than it saves.
-_INLINE_BYTES = 1 << 14
 
 M = TypeVar("M", bound=Message)
 
@@ -19,15 +17,21 @@ M = TypeVar("M", bound=Message)
 def split_message(message: M, limit: int = PART_BYTES) -> tuple[M, list[Part]]:
     """A header and the parts that were taken out of it.
 
-    A message within `limit` bytes comes back as it is, without parts. The message is changed.
+    A message within `limit` bytes comes back as it is, without parts. The message is changed: its
+    largest fields are taken out until the rest is within `limit`.
     """
-    if message.ByteSize() <= limit:
+    size = message.ByteSize()
+    if size <= limit:
         return message, []
-    parts = []
-    for owner, name, path in list(_bytes_fields(message, "")):
-        data: bytes = getattr(owner, name)
-        if len(data) < _INLINE_BYTES:
-            continue
+    parts: list[Part] = []
+    fields = [
+        (getattr(owner, name), owner, name, path)
+        for owner, name, path in _bytes_fields(message, "")
+    ]
+    for data, owner, name, path in sorted(fields, key=lambda field: -len(field[0])):
+        if size <= limit:
+            break
+        size -= len(data)
         view = memoryview(data)
         parts += [
             Part(field=path, data=bytes(view[i : i + limit])) for i in range(0, len(data), limit)

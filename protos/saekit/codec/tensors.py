@@ -180,6 +180,9 @@ def _check_bytes(field: str, length: int, shape: tuple[int, ...], wire: np.dtype
             field,
             f"{length} bytes, but shape {list(shape)} of {wire.itemsize} bytes needs {expected}",
         )
+    # Beside an axis of 0 the others can be of any length, but not in an array.
+    if math.prod(n or 1 for n in shape) * wire.itemsize >= 2**63:
+        raise CodecError("shape", f"the axes {list(shape)} are too long")
 
 
 def _bytes(array: Array, wire: np.dtype[Any]) -> bytes:

@@ -36,6 +36,7 @@ class Desk:
         """Takes jobs in, all or none; raises AdmissionError."""
         with self._changed:
             self._scheduler.admit(*(job for job, _ in pairs))
+            self._wake_up()
             self._tickets.update((job.id, ticket) for job, ticket in pairs)
             self._changed.notify()
 
@@ -52,6 +53,7 @@ class Desk:
         with self._changed:
             if self._closed:
                 raise leaving()
+            self._wake_up()
             self._calls.append((function, future))
             self._changed.notify()
         return future
@@ -83,6 +85,11 @@ class Desk:
             self._scheduler.check_integrity()
             if self._scheduler.idle != (not self._tickets):
                 raise AssertionError(f"tickets {list(self._tickets)} and the scheduler differ")
+
+    def _wake_up(self) -> None:
+        """Time without a step counts from the work that ends a rest, not from the rest's start."""
+        if self.idle:
+            self.last_step = self._clock()
 
     # The device thread's side.
 

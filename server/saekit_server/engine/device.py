@@ -55,7 +55,6 @@ class DeviceThread(threading.Thread):
         self._deliver([(ticket, leaving()) for ticket in self._desk.abandon()])
 
     def _tick(self, tick: Tick, calls: Sequence[tuple[Callable[[], Any], "Future[Any]"]]) -> None:
-        self._observe_queue()
         for function, future in calls:
             _call(function, future)
         if tick.dropped:
@@ -145,13 +144,6 @@ class DeviceThread(threading.Thread):
     def _deliver(self, pairs: Sequence[tuple[AnyTicket, Any]]) -> None:
         if pairs and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(deliver, pairs)
-
-    def _observe_queue(self) -> None:
-        figures = self._desk.figures()
-        for kind, depth in figures.queued.items():
-            self._metrics.queued_requests.labels(kind.value).set(depth.jobs)
-            self._metrics.queued_tokens.labels(kind.value).set(depth.tokens)
-        self._metrics.steer_rows.set(figures.decoding_rows)
 
     def _observe_token(self, ticket: AnyTicket, now: float) -> None:
         if not isinstance(ticket, StreamTicket):

@@ -26,11 +26,13 @@ from saekit_server.scheduler import (
     AdmissionError,
     Figures,
     Job,
+    NeverFitsError,
     Priority,
     QueueFullError,
     QuotaExceededError,
     Scheduler,
 )
+from saekit_server.scheduler.admission import check_fits
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ class Engine:
         clock: Callable[[], float],
     ) -> None:
         self._desk = Desk(scheduler, clock)
+        self._limits = scheduler.limits
         self._model = model
         self._runner = runner
         self._metrics = metrics
@@ -77,9 +80,13 @@ class Engine:
             DomainError: of the first work that failed; the others are cancelled.
         """
         try:
-            tickets = self._submit(works, call, priority)
+            tickets = self._submit(works, call, priority, names)
+        except NeverFitsError as error:
+            # Each fits, or it would have been named, but not all of them together.
+            all_of_them = names[0].partition("[")[0] if names else ""
+            raise admission_error(error, self._limits).within(all_of_them) from error
         except AdmissionError as error:
-            raise admission_error(error) from error
+            raise admission_error(error, self._limits) from error
         return await self._answers(tickets, names)
 
     async def run_patiently(
@@ -94,7 +101,7 @@ class Engine:
                     raise deadline_exceeded("it passed while the queue was full") from None
                 await asyncio.sleep(_PATIENCE_S)
             except AdmissionError as error:
-                raise admission_error(error) from error
+                raise admission_error(error, self._limits) from error
             else:
                 return await self._answers(tickets, ())
 
@@ -116,7 +123,7 @@ class Engine:
         try:
             self._admit(pairs)
         except AdmissionError as error:
-            raise admission_error(error) from error
+            raise admission_error(error, self._limits) from error
         try:
             yield stream
         finally:
@@ -157,10 +164,20 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
 
-    def _submit(self, works: Sequence[Work], call: Call, priority: Priority) -> list[Ticket]:
+    def _submit(
+        self, works: Sequence[Work], call: Call, priority: Priority, names: Sequence[str] = ()
+    ) -> list[Ticket]:
         loop = asyncio.get_running_loop()
         tickets = [Ticket(next(self._ids), w, loop.create_future(), self._clock()) for w in works]
-        self._admit([(job_of(t.work, t.id, call, priority, self._model), t) for t in tickets])
+        jobs = [job_of(t.work, t.id, call, priority, self._model) for t in tickets]
+        # The scheduler checks it again, but knows no names.
+        for job, name in zip(jobs, names or [""] * len(jobs), strict=True):
+            try:
+                check_fits(job, self._limits)
+            except NeverFitsError as error:
+                self._metrics.rejections.labels(error.limit).inc()
+                raise admission_error(error, self._limits).within(name) from error
+        self._admit(list(zip(jobs, tickets, strict=True)))
         return tickets
 
     def _admit(self, pairs: Sequence[tuple[Job, AnyTicket]]) -> None:
@@ -182,5 +199,6 @@ class Engine:
             if len(answers) < len(tickets):
                 self._desk.cancel([ticket.id for ticket in tickets[len(answers) :]])
                 for ticket in tickets[len(answers) :]:
-                    ticket.future.cancel()
+                    if not ticket.future.cancel():
+                        ticket.future.exception()  # asyncio complains of one that nobody reads
         return answers

@@ -9,6 +9,7 @@ from saekit_server.scheduler import (
     AdmissionError,
     ForwardJob,
     Job,
+    Limits,
     NeverFitsError,
     Priority,
     QuotaExceededError,
@@ -83,12 +84,15 @@ def _path(work: ForwardWork, model: LanguageModel) -> bool:
     return all(model.runs_plain(hook) for hook in hooks)
 
 
-def admission_error(error: AdmissionError) -> DomainError:
+def admission_error(error: AdmissionError, limits: Limits) -> DomainError:
     """What a refusal of the scheduler means to the caller."""
+    # Where a caller may fill the whole queue it has no quota of its own, and another server may
+    # have room.
+    no_quota = {limits.max_queued_jobs, limits.max_queued_tokens}
     match error:
         case NeverFitsError():
             return invalid(None, f"{error}; this server can never hold it")
-        case QuotaExceededError():
+        case QuotaExceededError() if error.allowed not in no_quota:
             return exhausted(str(error), retry_after_s=error.retry_after_s)
         case _:
             return unavailable(str(error), retry_after_s=error.retry_after_s or 1.0)

@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from saekit.v1 import input_pb2
 from saekit_core.lm.model import LanguageModel
 from saekit_server.engine.engine import Engine
-from saekit_server.errors import exhausted, invalid
+from saekit_server.errors import at_field, exhausted, invalid
 from saekit_server.handlers.inputs import InputReader
 from saekit_server.registry import LoadedSAE, Registry
 
@@ -54,10 +54,11 @@ class Context:
             raise invalid("model", f"this server serves {self.model.name}, not {name}")
 
     def sae(self, name: str) -> LoadedSAE:
-        """A loaded SAE, by sae_id or sae_id@revision."""
+        """The loaded SAE of a request's field `sae`: a sae_id or sae_id@revision."""
         if not name:
             raise invalid("sae", "expected a sae_id")
-        return self.registry.get(name)
+        with at_field("sae"):
+            return self.registry.get(name)
 
 
 def check_count(field: str, count: int, most: int = _MAX_ITEMS) -> None:

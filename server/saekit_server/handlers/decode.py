@@ -92,8 +92,7 @@ class DecodeHandler:
         return DecodePlan(dtype, priority(options.priority, default))
 
     def _work(self, item: pb.DecodeItem) -> DecodeWork:
-        with at_field("sae"):
-            loaded = self._context.sae(item.sae)
+        loaded = self._context.sae(item.sae)
         match item.WhichOneof("features"):
             case "sparse":
                 with at_field("sparse"):
@@ -111,7 +110,8 @@ class DecodeHandler:
                 f"expected [rows, {loaded.sae.cfg.d_sae}] with rows >= 1, got {[rows, width]}",
             )
         if not np.isfinite(acts.data).all():
-            raise invalid(source, "NaN or infinite feature activations")
+            values = f"{source}.{'values' if source == 'sparse' else 'data'}"
+            raise invalid(values, "NaN or infinite feature activations")
         with at_field("state"):
             return DecodeWork(loaded, acts, _state(item, loaded, rows))
 

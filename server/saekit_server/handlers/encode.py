@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from saekit.codec import tensor_to_numpy
-from saekit.v1 import input_pb2
+from saekit.v1 import input_pb2, tensor_pb2
 from saekit.v1 import sae_service_pb2 as pb
 from saekit_core.lm.positions import resolve
 from saekit_core.lm.tokenizer import Tokenized
@@ -16,7 +17,6 @@ from saekit_server.engine.work import (
     EncodeActivationsWork,
     Encoding,
     ForwardWork,
-    Ids,
     Read,
     Work,
 )
@@ -26,8 +26,11 @@ from saekit_server.handlers.inputs import Options, Row, token_info
 from saekit_server.handlers.streams import Frame, stream_items
 from saekit_server.registry import LoadedSAE
 from saekit_server.scheduler import Priority
+from saekit_server.wire.fields import POSITIONS, at_wire_field
 from saekit_server.wire.priority import priority
 from saekit_server.wire.queries import Query, encoding_message, read_query
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,12 @@ class EncodeHandler:
         check_count("inputs", len(request.inputs))
         rows = await self._context.inputs.rows(request.inputs, plan.inputs)
         pending: list[Pending] = []
-        owner: list[int] = []
+        names: list[str] = []
         for i, item in enumerate(request.inputs):
-            with at_field(f"inputs[{i}]"):
-                made = self._pending(item, rows[i], plan, i)
+            made = self._pending(item, rows[i], plan, i, f"inputs[{i}]")
             pending += made
-            owner += [i] * len(made)
+            names += [f"inputs[{i}]" for p in made for _ in p.works]
         works = [work for p in pending for work in p.works]
-        names = [f"inputs[{i}]" for p, i in zip(pending, owner, strict=True) for _ in p.works]
         answers = iter(await self._context.engine.run(works, call, plan.priority, names))
         response = pb.EncodeResponse(served_by=self._context.served_by)
         for p in pending:
@@ -95,7 +96,7 @@ class EncodeHandler:
         async def answer(item: input_pb2.Input, seq: int) -> list[pb.EncodeResult]:
             rows = await self._context.inputs.one(item, plan.inputs)
             results = []
-            for p in self._pending(item, rows, plan, seq):
+            for p in self._pending(item, rows, plan, seq, ""):
                 answers = await self._context.engine.run_patiently(p.works, call, plan.priority)
                 results.append(p.finish(answers))
             return results
@@ -109,9 +110,13 @@ class EncodeHandler:
         if not options.saes:
             raise invalid("saes", "expected at least one query")
         queries = []
+        seen: set[bytes] = set()
         for i, message in enumerate(options.saes):
             with at_field(f"saes[{i}]"):
                 queries.append(read_query(message, self._context.sae))
+            seen.add(message.SerializeToString(deterministic=True))
+            if len(seen) <= i:
+                raise invalid(f"saes[{i}]", "the same query again")
         inputs = Options(
             prepend_bos(options, [query.loaded for query in queries]),
             options.over_length,
@@ -123,15 +128,19 @@ class EncodeHandler:
         )
 
     def _pending(
-        self, item: input_pb2.Input, rows: Sequence[Row], plan: EncodePlan, index: int
+        self, item: input_pb2.Input, rows: Sequence[Row], plan: EncodePlan, index: int, where: str
     ) -> list[Pending]:
+        """What the results of one input take; `where` is its path in the request."""
         if item.WhichOneof("content") == "activations":
-            with at_field("activations"):
-                return [self._of_activations(item, plan, index)]
-        return [self._of_row(item, row, plan, index) for row in rows]
+            with at_field(where), at_field("activations"):
+                x = _activations(item.activations, plan.queries)
+            return [self._of_activations(item, x, plan, index, where)]
+        return [self._of_row(item, row, plan, index, where) for row in rows]
 
-    def _of_row(self, item: input_pb2.Input, row: Row, plan: EncodePlan, index: int) -> Pending:
-        reads, which = reads_of(plan.queries, row.tokenized)
+    def _of_row(
+        self, item: input_pb2.Input, row: Row, plan: EncodePlan, index: int, where: str
+    ) -> Pending:
+        reads, which = reads_of(plan.queries, row.tokenized, "options.saes", where)
 
         def finish(answers: Sequence[Any]) -> pb.EncodeResult:
             result = pb.EncodeResult(
@@ -150,43 +159,33 @@ class EncodeHandler:
 
         return Pending((ForwardWork(row.tokenized, reads),), finish)
 
-    def _of_activations(self, item: input_pb2.Input, plan: EncodePlan, index: int) -> Pending:
-        x = tensor_to_numpy(item.activations, floating=True).astype(np.float32, copy=False)
-        if not np.isfinite(x).all():
-            raise invalid("data", "NaN or infinite activations")
-        works: dict[str, EncodeActivationsWork] = {}
-        resolved: list[tuple[Query, int, Ids]] = []
-        hook = plan.queries[0].loaded.bound.hook
-        tokens = _anonymous(x.shape[0] if x.ndim else 0)
-        for i, query in enumerate(plan.queries):
-            loaded = query.loaded
-            if loaded.bound.hook != hook:
-                raise invalid(
-                    "",
-                    f"activations belong to one hook point, but {loaded.sae_id} reads "
-                    f"{loaded.bound.hook.name} and another SAE {hook.name}",
-                )
-            _check_shape(x, loaded)
-            with at_field(f"saes[{i}].positions"):
-                positions = resolve(
-                    query.positions, tokens, default=query.default_positions
-                ).prompt.nonzero()[0]
-            name = f"{loaded.sae_id}@{loaded.revision}"
-            works.setdefault(name, EncodeActivationsWork(loaded, x))
-            resolved.append((query, list(works).index(name), positions))
+    def _of_activations(
+        self, item: input_pb2.Input, x: Floats, plan: EncodePlan, index: int, where: str
+    ) -> Pending:
+        reads, which = reads_of(plan.queries, _anonymous(len(x)), "options.saes", where)
+        works = {read.loaded: EncodeActivationsWork(read.loaded, x) for read in reads}
+        order = list(works)
 
         def finish(answers: Sequence[Any]) -> pb.EncodeResult:
             result = pb.EncodeResult(id=item.id, input_index=index)
-            for query, answer, positions in resolved:
-                encoding: Encoding = answers[answer]
-                result.encodings.append(encoding_message(query, encoding.at(positions)))
+            for query, read in zip(plan.queries, (reads[i] for i in which), strict=True):
+                encoding: Encoding = answers[order.index(read.loaded)]
+                result.encodings.append(encoding_message(query, encoding.at(read.positions)))
             return result
 
         return Pending(tuple(works.values()), finish)
 
 
-def reads_of(queries: Sequence[Query], tokenized: Tokenized) -> tuple[tuple[Read, ...], list[int]]:
+def reads_of(
+    queries: Sequence[Query], tokenized: Tokenized, parent: str, item: str = ""
+) -> tuple[tuple[Read, ...], list[int]]:
     """The reads that answer the queries, each once, and which one answers which query.
+
+    Args:
+        queries: what is wanted.
+        tokenized: of what.
+        parent: path of the queries in the request.
+        item: path of the input in the request.
 
     Raises:
         DomainError: positions that do not fit the input.
@@ -194,10 +193,10 @@ def reads_of(queries: Sequence[Query], tokenized: Tokenized) -> tuple[tuple[Read
     reads: dict[tuple[str, str, bytes], Read] = {}
     which: list[int] = []
     for i, query in enumerate(queries):
-        with at_field(f"saes[{i}].positions"):
+        with at_wire_field(f"{parent}[{i}].positions", POSITIONS, item=item):
             mask = resolve(query.positions, tokenized, default=query.default_positions).prompt
-        if not mask.any():
-            raise invalid(f"saes[{i}].positions", "selects no position of this input")
+            if not mask.any():
+                raise invalid("", "selects no position of this input")
         key = (query.loaded.sae_id, query.loaded.revision, mask.tobytes())
         reads.setdefault(key, Read(query.loaded, np.flatnonzero(mask)))
         which.append(list(reads).index(key))
@@ -228,7 +227,24 @@ def prepend_bos(
     return next(iter(trained.values()), None)
 
 
-def _check_shape(x: "np.typing.NDArray[np.float32]", loaded: LoadedSAE) -> None:
+def _activations(tensor: tensor_pb2.Tensor, queries: Sequence[Query]) -> Floats:
+    """The array of an input, checked against every SAE that is to read it."""
+    x = tensor_to_numpy(tensor, floating=True).astype(np.float32, copy=False)
+    hook = queries[0].loaded.bound.hook
+    for loaded in (query.loaded for query in queries):
+        if loaded.bound.hook != hook:
+            raise invalid(
+                "",
+                f"activations belong to one hook point, but {loaded.sae_id} reads "
+                f"{loaded.bound.hook.name} and another SAE {hook.name}",
+            )
+        _check_shape(x, loaded)
+    if not np.isfinite(x).all():
+        raise invalid("data", "NaN or infinite activations")
+    return x
+
+
+def _check_shape(x: Floats, loaded: LoadedSAE) -> None:
     expected: list[tuple[int, ...]] = [(loaded.sae.cfg.d_in,)]
     shape = loaded.bound.hook.shape
     if loaded.sae.cfg.reshape_activations == "hook_z" and len(shape) == 2:

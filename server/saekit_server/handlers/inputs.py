@@ -12,9 +12,10 @@ from saekit_core.lm.chat import ChatMessage
 from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.tokenizer import LMTokenizer, Tokenized
 from saekit_server.errors import at_field, invalid
+from saekit_server.wire.fields import at_wire_field
 
-# A hop to the pool costs about as much as tokenising this many characters.
-_INLINE_CHARACTERS = 2_000
+# A hop to the pool costs about as much as tokenising this many bytes.
+_INLINE_BYTES = 2_000
 _MAX_ID_BYTES = 256
 
 
@@ -61,14 +62,14 @@ class InputReader:
         Raises:
             DomainError: an input that cannot be read, naming it as `inputs[i]`.
         """
-        if sum(len(item.text) for item in inputs) <= _INLINE_CHARACTERS:
+        if sum(item.ByteSize() for item in inputs) <= _INLINE_BYTES:
             return self._all_rows(inputs, options)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._all_rows, inputs, options)
 
     async def one(self, item: pb.Input, options: Options) -> list[Row]:
         """The rows of a single input, as `rows`, with fields named from the input on."""
-        if len(item.text) <= _INLINE_CHARACTERS:
+        if item.ByteSize() <= _INLINE_BYTES:
             return self._input_rows(item, options)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._input_rows, item, options)
@@ -134,8 +135,8 @@ def tokenize(tokenizer: LMTokenizer, item: pb.Input, options: Options) -> Tokeni
                 )
         case "tokens":
             if not item.tokens.ids:
-                raise invalid("tokens", "is empty")
-            with at_field(""):
+                raise invalid("tokens.ids", "expected at least one")
+            with at_wire_field("", {"tokens[": "tokens.ids["}):
                 return tokenizer.from_ids(np.array(item.tokens.ids, dtype=np.int64))
         case _:
             raise invalid("activations", "this call runs the model; it takes text, chat or tokens")

@@ -1,6 +1,7 @@
 """RegistryService: which SAEs are loaded, what they are, and what the model is."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from importlib.metadata import version
@@ -9,10 +10,10 @@ from typing import TypeVar
 from saekit.v1 import input_pb2
 from saekit.v1 import registry_service_pb2 as pb
 from saekit_server.engine.call import Call
-from saekit_server.errors import at_field, invalid
+from saekit_server.errors import at_field, invalid, unavailable
 from saekit_server.handlers.context import MAX_MESSAGE_BYTES, Context, check_count
 from saekit_server.handlers.features import FeatureReader
-from saekit_server.handlers.inputs import Options, token_info, tokenize
+from saekit_server.handlers.inputs import Options, token_info
 from saekit_server.registry import EventKind, RegistryEvent, SAEInfo
 
 T = TypeVar("T")
@@ -46,6 +47,14 @@ class RegistryHandler:
         self._context = context
         self._registry = context.registry
         self._features = FeatureReader(context)
+        self._watchers: set[asyncio.Event] = set()
+        self._closing = False
+
+    def close(self) -> None:
+        """Ends the watches, which would hold up a shutdown for ever."""
+        self._closing = True
+        for changed in self._watchers:
+            changed.set()
 
     async def list_saes(self, request: pb.ListSAEsRequest, call: Call) -> pb.ListSAEsResponse:
         """Answers ListSAEs."""
@@ -97,12 +106,17 @@ class RegistryHandler:
         def notify() -> None:
             loop.call_soon_threadsafe(changed.set)
 
-        with self._registry.subscribe(request.prefix, notify) as subscription:
-            while True:
-                changed.clear()
-                for event in subscription.drain():
-                    yield _event(event)
-                await changed.wait()
+        self._watchers.add(changed)
+        try:
+            with self._registry.subscribe(request.prefix, notify) as subscription:
+                while not self._closing:
+                    changed.clear()
+                    for event in subscription.drain():
+                        yield _event(event)
+                    await changed.wait()
+        finally:
+            self._watchers.discard(changed)
+        raise unavailable("the server is shutting down", retry_after_s=1.0)
 
     async def get_model(self, request: pb.GetModelRequest, call: Call) -> pb.GetModelResponse:
         """Answers GetModel."""
@@ -145,14 +159,11 @@ class RegistryHandler:
         check_count("inputs", len(request.inputs))
         tokenizer = self._context.model.tokenizer
         bos = request.prepend_bos if request.HasField("prepend_bos") else None
-        options = Options(bos, input_pb2.OVER_LENGTH_ERROR, limit=0)
+        options = Options(bos, input_pb2.OVER_LENGTH_ERROR, limit=sys.maxsize)
+        rows = await self._context.inputs.rows(request.inputs, options)
         response = pb.TokenizeResponse(served_by=self._context.served_by)
-        for i, item in enumerate(request.inputs):
-            with at_field(f"inputs[{i}]"):
-                if not item.WhichOneof("content"):
-                    raise invalid("content", "expected text, chat or tokens")
-                made = tokenize(tokenizer, item, options)
-            response.results.append(token_info(tokenizer, made, pieces=True))
+        for (row,) in rows:
+            response.results.append(token_info(tokenizer, row.tokenized, pieces=True))
         return response
 
     async def get_features(
@@ -160,8 +171,7 @@ class RegistryHandler:
     ) -> pb.GetFeaturesResponse:
         """Answers GetFeatures."""
         del call
-        with at_field("sae"):
-            loaded = self._context.sae(request.sae)
+        loaded = self._context.sae(request.sae)
         return await _aside(partial(self._features.read, request, loaded))
 
     def _describe(self, name: str) -> SAEInfo:

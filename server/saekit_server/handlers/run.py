@@ -1,6 +1,6 @@
 """RunWithSAEs and RunWithSAEsStream."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from saekit_server.handlers.inputs import Options, Row, check_over_length, token
 from saekit_server.handlers.streams import stream_items
 from saekit_server.registry import LoadedSAE
 from saekit_server.scheduler import Priority
+from saekit_server.wire.fields import at_wire_field, intervention_names
 from saekit_server.wire.interventions import InterventionReader
 from saekit_server.wire.priority import priority
 from saekit_server.wire.queries import Query, encoding_message, read_query
@@ -39,6 +40,7 @@ class RunPlan:
 
     spec: RunSpec
     interventions: Interventions
+    names: Mapping[str, str]
     queries: tuple[Query, ...]
     hook_names: tuple[str, ...]
     inputs: Options
@@ -61,8 +63,7 @@ class RunHandler:
         rows = await self._context.inputs.rows(request.inputs, plan.inputs)
         works = []
         for i, (row,) in enumerate(rows):
-            with at_field(f"inputs[{i}]"):
-                works.append(_work(row, plan))
+            works.append(_work(row, plan, f"inputs[{i}]"))
         names = [f"inputs[{i}]" for i in range(len(works))]
         answers = await self._context.engine.run(works, call, plan.priority, names)
         response = pb.RunWithSAEsResponse(
@@ -88,7 +89,7 @@ class RunHandler:
         async def answer(item: input_pb2.Input, seq: int) -> list[pb.RunResult]:
             (row,) = await self._context.inputs.one(item, plan.inputs)
             engine = self._context.engine
-            (made,) = await engine.run_patiently((_work(row, plan),), call, plan.priority)
+            (made,) = await engine.run_patiently((_work(row, plan, ""),), call, plan.priority)
             return [self._result(item, row, made, plan, seq)]
 
         async for frame in stream_items(items(), answer, unique_ids=False):
@@ -115,7 +116,7 @@ class RunHandler:
             with at_field(f"returns.features[{i}]"):
                 queries.append(read_query(message, reader.sae))
         for i, name in enumerate(returns.activations):
-            with at_field(f"returns.activations[{i}]"):
+            with at_wire_field(f"returns.activations[{i}]", {"hook_name": ""}):
                 hooks.append(self._context.model.hook_point(name))
         spec = RunSpec(
             _LOGITS[returns.logits],
@@ -132,6 +133,7 @@ class RunHandler:
         return RunPlan(
             spec,
             interventions,
+            intervention_names(options.interventions),
             tuple(queries),
             tuple(returns.activations),
             Options(
@@ -166,7 +168,7 @@ class RunHandler:
             truncated=row.truncated,
             tokens=token_info(self._context.model.tokenizer, row.tokenized, pieces=plan.token_text),
         )
-        _, which = reads_of(plan.queries, row.tokenized)
+        _, which = reads_of(plan.queries, row.tokenized, "options.returns.features")
         for query, read in zip(plan.queries, which, strict=True):
             result.features.append(encoding_message(query, answer.encodings[read]))
         if answer.run is not None:
@@ -174,10 +176,10 @@ class RunHandler:
         return result
 
 
-def _work(row: Row, plan: RunPlan) -> ForwardWork:
-    with at_field("options.returns"):
-        reads, _ = reads_of(plan.queries, row.tokenized)
-    with at_field("options.interventions"):
+def _work(row: Row, plan: RunPlan, where: str) -> ForwardWork:
+    """What one input takes; `where` is its path in the request."""
+    reads, _ = reads_of(plan.queries, row.tokenized, "options.returns.features", where)
+    with at_wire_field("options.interventions", plan.names, item=where):
         placed = place(plan.interventions, row.tokenized)
     return ForwardWork(row.tokenized, reads, plan.spec, placed)
 

@@ -17,6 +17,7 @@ from saekit_server.handlers.encode import prepend_bos
 from saekit_server.handlers.inputs import Options, Row, check_over_length, token_info
 from saekit_server.handlers.run import sae_revisions
 from saekit_server.registry import LoadedSAE
+from saekit_server.wire.fields import at_wire_field, intervention_names
 from saekit_server.wire.interventions import InterventionReader
 from saekit_server.wire.priority import priority
 
@@ -59,7 +60,7 @@ class SteerHandler:
         if not 1 <= n <= _MAX_CHOICES:
             raise invalid("n", f"expected 1 to {_MAX_CHOICES}, got {n}")
         streams: list[tuple[int, bool, Generation]] = []
-        with at_field("interventions"):
+        with at_wire_field("interventions", intervention_names(request.interventions)):
             for choice in range(n):
                 steered = Generation(
                     self._context.model.tokenizer,
@@ -122,9 +123,10 @@ class SteerHandler:
             with at_field(f"watch[{i}]"):
                 if not message.features:
                     raise invalid("features", "expected at least one feature")
+                reader.sae(message.sae)
                 for j, feature in enumerate(message.features):
                     ref = intervention_pb2.FeatureRef(sae=message.sae, index=feature)
-                    with at_field(f"features[{j}]"):
+                    with at_wire_field(f"features[{j}]", {"index": ""}):
                         loaded, _ = reader.feature(ref)
                     watch.append(Watch(loaded.bound, feature))
         return tuple(watch)
@@ -138,7 +140,7 @@ class SteerHandler:
         new_tokens = (
             request.max_new_tokens if request.HasField("max_new_tokens") else _DEFAULT_NEW_TOKENS
         )
-        with at_field(""):
+        with at_wire_field("", {"stop_strings": "stop"}):
             return StopRules(new_tokens, tuple(request.stop), request.ignore_eos)
 
     def _sampling(self, request: pb.SteerRequest) -> SamplingParams:

@@ -10,7 +10,7 @@ from google.rpc import status_pb2
 
 from saekit.codec import split_message
 from saekit.v1.sae_service_pb2 import Part
-from saekit_server.errors import DomainError, invalid
+from saekit_server.errors import DomainError, invalid, told
 from saekit_server.wire.status import status_message
 
 # Items of one stream that are read ahead: enough to fill batches, few enough to hold in memory.
@@ -33,6 +33,14 @@ class Frame(Generic[Result]):
     first: bool = False
 
 
+@dataclass(frozen=True)
+class _Answer(Generic[Result]):
+    """All frames of an item; `done` is the id that may be used again after them."""
+
+    frames: list[Frame[Result]]
+    done: str | None
+
+
 async def stream_items(
     items: AsyncIterator[tuple[str, Item]],
     answer: Callable[[Item, int], Awaitable[list[Result]]],
@@ -41,15 +49,15 @@ async def stream_items(
 ) -> AsyncIterator[Frame[Result]]:
     """Frames of all items, as their answers become ready.
 
-    A DomainError of one item becomes its status and ends only that item; one of `items` itself
-    (a stream that is malformed) ends the stream.
+    An error of one item becomes its status and ends only that item; one of `items` itself (a
+    stream that is malformed) ends the stream.
 
     Args:
         items: id and item, in the order of their seq.
         answer: the results of one item.
         unique_ids: refuse items without an id, or with one that is still outstanding.
     """
-    ready: asyncio.Queue[list[Frame[Result]] | BaseException | None] = asyncio.Queue()
+    ready: asyncio.Queue[_Answer[Result] | BaseException | None] = asyncio.Queue()
     places = asyncio.Semaphore(_WINDOW)
     outstanding: set[str] = set()
 
@@ -58,12 +66,9 @@ async def stream_items(
             if problem is not None:
                 raise problem
             frames = _frames(name, seq, await answer(item, seq))
-        except DomainError as error:
-            frames = [Frame(name, seq, last=True, status=status_message(error))]
-        finally:
-            if problem is None:
-                outstanding.discard(name)
-        await ready.put(frames)
+        except Exception as error:
+            frames = [Frame(name, seq, last=True, status=status_message(told(error)))]
+        await ready.put(_Answer(frames, None if problem else name))
 
     async def read() -> None:
         seq = 0
@@ -84,12 +89,14 @@ async def stream_items(
     reader = asyncio.create_task(read())
     first = True
     try:
-        while (frames := await ready.get()) is not None:
-            if isinstance(frames, BaseException):
-                raise frames
-            for frame in frames:
+        while (made := await ready.get()) is not None:
+            if isinstance(made, BaseException):
+                raise made
+            for frame in made.frames:
                 yield replace(frame, first=True) if first else frame
                 first = False
+            if made.done is not None:
+                outstanding.discard(made.done)
             places.release()
     finally:
         reader.cancel()

@@ -226,8 +226,8 @@ class Scheduler:
 
     def _drop(self, now: float) -> tuple[Drop, ...]:
         for job_id in self._cancelled_streams:
-            # It may have come to its own end since, and its id be another's.
-            if job_id in self._streams and self._entries[job_id].cancelled:
+            # It may have come to its own end since.
+            if job_id in self._streams:
                 self._drop_running(self._entries[job_id].job, DropReason.CANCELLED)
         self._cancelled_streams.clear()
         for job_id in self._deadlines.pop_due(now):

@@ -25,6 +25,7 @@ from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.positions import PositionSelector
 from saekit_server.errors import at_field, invalid
 from saekit_server.registry import LoadedSAE
+from saekit_server.wire.fields import at_wire_field
 from saekit_server.wire.positions import position_selector
 
 _FEATURE_OPERATIONS = ("add", "set", "ablate", "scale", "clip")
@@ -46,10 +47,7 @@ class InterventionReader:
     def sae(self, name: str) -> LoadedSAE:
         """The loaded SAE of that name, the same one at every mention within a request."""
         if name not in self.used:
-            if not name:
-                raise invalid("sae", "expected a sae_id")
-            with at_field("sae"):
-                self.used[name] = self._lookup(name)
+            self.used[name] = self._lookup(name)
         return self.used[name]
 
     def read(self, message: pb.Interventions, *, generates: bool) -> Interventions:
@@ -106,18 +104,18 @@ class InterventionReader:
     def _feature_edit(self, message: pb.Edit) -> FeatureEdit:
         with at_field("feature"):
             loaded, feature = self.feature(message.feature)
+        positions = _positions(message)
         unit_norm = (
             message.WhichOneof("operation") == "add" and message.add.unit == pb.UNIT_UNIT_NORM
         )
         with at_field(str(message.WhichOneof("operation"))):
             op = _feature_op(message, loaded, feature)
-            return FeatureEdit(loaded.bound, feature, op, unit_norm, _positions(message))
+            return FeatureEdit(loaded.bound, feature, op, unit_norm, positions)
 
     def _direction_edit(self, message: pb.Edit) -> DirectionEdit:
         with at_field("direction"):
             hook_name, vector = self._direction(message.direction)
-            with at_field("hook_name"):
-                hook = self._model.hook_point(hook_name)
+            hook = self._model.hook_point(hook_name)
         unit = message.add.unit if message.WhichOneof("operation") == "add" else pb.UNIT_RAW
         if unit == pb.UNIT_MAX_ACTIVATION:
             raise invalid("add.unit", "MAX_ACTIVATION is a unit of features, not of directions")
@@ -125,8 +123,9 @@ class InterventionReader:
             vector = vector / vector.norm().clamp_min(torch.finfo(torch.float32).tiny)
         with at_field(str(message.WhichOneof("operation"))):
             op = _direction_op(message)
+        positions = _positions(message)
         with at_field("direction"):
-            return DirectionEdit(hook, vector, op, _positions(message))
+            return DirectionEdit(hook, vector, op, positions)
 
     def _direction(self, message: pb.Direction) -> tuple[str, torch.Tensor]:
         match message.WhichOneof("source"):
@@ -159,7 +158,8 @@ class InterventionReader:
                 action = Stop()
             case _:
                 raise invalid("action", "expected apply_here, apply_from_here or stop")
-        return Condition(loaded.bound, feature, message.threshold, action, _positions(message))
+        with at_wire_field("", {"action": str(message.WhichOneof("action"))}):
+            return Condition(loaded.bound, feature, message.threshold, action, _positions(message))
 
     def _edit_list(self, message: pb.EditList, name: str) -> tuple[Edit, ...]:
         if not message.edits:
@@ -181,13 +181,15 @@ def _positions(message: pb.Splice | pb.Edit | pb.Condition) -> PositionSelector 
 def _feature_op(message: pb.Edit, loaded: LoadedSAE, feature: int) -> AffineClip:
     match message.WhichOneof("operation"):
         case "add":
-            return AffineClip.add(_in_unit(message.add.amount, message.add.unit, loaded, feature))
+            amount = _finite("amount", message.add.amount)
+            return AffineClip.add(_in_unit(amount, message.add.unit, loaded, feature))
         case "set":
             if message.set.unit == pb.UNIT_UNIT_NORM:
                 raise invalid("unit", "UNIT_NORM is a unit of add alone")
-            return AffineClip.set_to(_in_unit(message.set.value, message.set.unit, loaded, feature))
+            value = _finite("value", message.set.value)
+            return AffineClip.set_to(_in_unit(value, message.set.unit, loaded, feature))
         case "scale":
-            return AffineClip.multiply(message.scale.factor)
+            return AffineClip.multiply(_finite("factor", message.scale.factor))
         case "clip":
             return AffineClip.clip(*_bounds(message.clip))
         case _:
@@ -197,9 +199,9 @@ def _feature_op(message: pb.Edit, loaded: LoadedSAE, feature: int) -> AffineClip
 def _direction_op(message: pb.Edit) -> AffineClip:
     match message.WhichOneof("operation"):
         case "add":
-            return AffineClip.add(message.add.amount)
+            return AffineClip.add(_finite("amount", message.add.amount))
         case "project":
-            return AffineClip.multiply(message.project.coefficient)
+            return AffineClip.multiply(_finite("coefficient", message.project.coefficient))
         case _:
             return AffineClip.clip(*_bounds(message.cap))
 
@@ -208,6 +210,12 @@ def _in_unit(amount: float, unit: "pb.Unit", loaded: LoadedSAE, feature: int) ->
     if unit != pb.UNIT_MAX_ACTIVATION:
         return amount
     return in_maximum_activations(amount, loaded.features, feature, loaded.sae_id)
+
+
+def _finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise invalid(name, f"expected a finite number, got {value}")
+    return value
 
 
 def _bounds(message: pb.Clip | pb.Cap) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 from saekit.v1 import input_pb2 as pb
 from saekit_core.lm.positions import PositionSelector, Region
-from saekit_server.errors import at_field, invalid
+from saekit_server.errors import invalid
+from saekit_server.wire.fields import POSITIONS, at_wire_field
 
 _REGIONS = {
     pb.PositionSelector.REGION_UNSPECIFIED: Region.ALL,
@@ -33,7 +34,7 @@ def position_selector(message: pb.PositionSelector) -> PositionSelector:
             if not roles:
                 raise invalid("roles.roles", "expected at least one role")
     select = message.WhichOneof("select")
-    with at_field(""):
+    with at_wire_field("", POSITIONS):
         return PositionSelector(
             region=_REGIONS[message.region] if select in (None, "region") else None,
             last_n=message.last_n if select == "last_n" else None,

@@ -57,6 +57,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "NaN shift": (lambda: AffineClip.add(math.nan), "shift"),
     "infinite shift": (lambda: AffineClip.set_to(math.inf), "shift"),
     "infinite factor": (lambda: AffineClip.multiply(-math.inf), "scale"),
+    "beyond float32": (lambda: AffineClip.add(1e39), "shift"),
     "NaN bound": (lambda: AffineClip.clip(0, math.nan), "hi"),
     "crossed bounds": (lambda: AffineClip.clip(2, 1), "lo"),
     "nothing within": (lambda: AffineClip.clip(math.inf, math.inf), "lo"),
@@ -75,6 +76,10 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "matrix": (lambda: DirectionEdit(HOOK, torch.ones(1, D), ADD), "vector"),
     "zero vector": (lambda: DirectionEdit(HOOK, torch.zeros(D), ADD), "vector"),
     "NaN in vector": (lambda: DirectionEdit(HOOK, torch.full((D,), math.nan), ADD), "vector"),
+    "move beyond float32": (
+        lambda: DirectionEdit(HOOK, torch.full((D,), 1e20), AffineClip.add(1e19)),
+        "vector",
+    ),
     "infinite threshold": (lambda: Condition(SAE_HERE, 1, math.inf, Stop()), "threshold"),
     "trigger of no feature": (lambda: Condition(SAE_HERE, 99, 0.0, Stop()), "feature"),
     "action without edits": (lambda: Condition(SAE_HERE, 1, 0.0, ApplyHere(())), "action.edits"),

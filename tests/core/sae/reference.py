@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -87,5 +88,6 @@ def reference_decode(sae: SAE, acts: Tensor, x: Tensor) -> Tensor:
         std = (((x - mean) ** 2).sum(dim=1, keepdim=True) / (x.shape[1] - 1)).sqrt()
         return y * std + mean
     if sae.cfg.normalize_activations == "constant_norm_rescale":
-        return y * (x**2).sum(dim=1, keepdim=True).sqrt() / x.shape[1] ** 0.5
+        norm: Tensor = (x**2).sum(dim=1, keepdim=True).sqrt()
+        return y * norm / math.sqrt(x.shape[1])
     return y

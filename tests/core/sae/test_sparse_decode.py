@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.normalization import EncodeState
 from saekit_core.sae.sae import SAE

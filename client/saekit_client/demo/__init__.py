@@ -1,0 +1,1 @@
+"""`saekit demo`: everything once, on the embedded model, each step checked."""

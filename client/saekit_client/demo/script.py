@@ -1,0 +1,33 @@
+"""What the demo says to the embedded model; the one place to change when the model is made anew."""
+
+from dataclasses import dataclass
+
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She had a big brown dog named Max. "
+    "One day, Lily and the dog went to the park to play with a ball. Then it started to rain, "
+    "so they ran home. Mom gave Lily a cookie, and the dog was very happy."
+)
+PROMPT = "Once upon a time, there was a little girl. She went to the park. There she saw a"
+
+
+@dataclass(frozen=True)
+class Theme:
+    """What a steered text is to be about."""
+
+    sae: str
+    """SAE of the embedded model that the demo encodes with."""
+    label: str
+    """Label of the feature, as GetFeatures finds it."""
+    word: str
+    """What the steered text then mentions."""
+    strength: float
+    """Added to the feature, in units of its recorded maximum."""
+
+
+THEME = Theme(sae="blocks.2.hook_resid_pre", label="dog", word="dog", strength=1.5)
+SEED = 3
+NEW_TOKENS = 60
+FRESH = "demo/fresh"
+"""sae_id of the SAE that the demo trains."""
+LEAST_EXPLAINED_VARIANCE = 0.5
+"""Below this a decoded story counts as lost."""

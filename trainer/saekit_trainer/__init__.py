@@ -1,0 +1,39 @@
+"""Trains sparse autoencoders on a language model's activations."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saekit_trainer.activations_store import ActivationsStore as ActivationsStore
+    from saekit_trainer.config import LanguageModelSAERunnerConfig as LanguageModelSAERunnerConfig
+    from saekit_trainer.evaluation import Evaluation as Evaluation
+    from saekit_trainer.evaluation import evaluate as evaluate
+    from saekit_trainer.runner import SAETrainingRunner as SAETrainingRunner
+    from saekit_trainer.trainer import SAETrainer as SAETrainer
+
+__all__ = [
+    "ActivationsStore",
+    "Evaluation",
+    "LanguageModelSAERunnerConfig",
+    "SAETrainer",
+    "SAETrainingRunner",
+    "evaluate",
+]
+
+_HOMES = {
+    "ActivationsStore": "activations_store",
+    "Evaluation": "evaluation",
+    "LanguageModelSAERunnerConfig": "config",
+    "SAETrainer": "trainer",
+    "SAETrainingRunner": "runner",
+    "evaluate": "evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # `saekit train --help` should not wait for torch and transformers.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

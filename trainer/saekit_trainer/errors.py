@@ -1,0 +1,31 @@
+"""What can go wrong while an SAE is trained, as exceptions that name the field at fault."""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Training cannot start or go on.
+
+    Attributes:
+        field: the name of the offending configuration field; None where there is no single one.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ConfigError(TrainerError):
+    """A configuration names an unknown field, or a value that cannot be used."""
+
+
+class DatasetError(TrainerError):
+    """A data set is missing, empty, or of a kind that cannot be read."""
+
+
+class DivergedError(TrainerError):
+    """The loss is no longer a finite number."""
+
+
+class PublishError(TrainerError):
+    """The folder for finished SAEs cannot be written, or the name is taken or not allowed."""

@@ -1,0 +1,50 @@
+"""Putting a finished SAE where a server finds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from saekit_core.sae.disk import write_sae_folder
+from saekit_core.sae.errors import SAEError
+from saekit_core.sae.features_file import FeaturesFile
+from saekit_core.sae.sae import SAE
+from saekit_core.sae.specs import check_sae_id
+from saekit_trainer.errors import PublishError
+
+
+def publish_target(root: str | Path, sae_id: str) -> Path:
+    """The folder that `sae_id` has under the watched folder `root`, which is made if need be.
+
+    Raises:
+        PublishError: the name is not allowed, or the folder cannot be made.
+    """
+    try:
+        check_sae_id(sae_id)
+    except SAEError as error:
+        raise PublishError(str(error), field="sae_id") from error
+    folder = Path(root)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PublishError(f"publish: cannot make {folder} ({error})", field="publish") from error
+    return folder / sae_id
+
+
+def publish_sae(
+    sae: SAE, root: str | Path, sae_id: str, *, features: FeaturesFile | None = None
+) -> Path:
+    """Write `sae` into a watched folder; it appears at once and complete, or not at all.
+
+    An SAE of that name is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PublishError: the name is not allowed, or the folder cannot be written.
+    """
+    target = publish_target(root, sae_id)
+    try:
+        return write_sae_folder(sae, target, features=features)
+    except OSError as error:
+        raise PublishError(f"publish: cannot write {target} ({error})", field="publish") from error

@@ -1,0 +1,118 @@
+"""Text that the model writes itself: training data where there is no data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from saekit_core.lm.errors import UnsupportedModelError
+from saekit_core.lm.model import LanguageModel
+from saekit_trainer.errors import DatasetError
+from saekit_trainer.packing import Tokens
+
+ROWS_AT_ONCE = 128
+
+
+@torch.no_grad()
+def sample_contexts(
+    model: LanguageModel,
+    *,
+    n_rows: int,
+    context_size: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Sample rows from the model, each from its BOS on.
+
+    Where a row reaches the end of a text, a BOS follows and the next text begins.
+
+    Args:
+        model: what writes.
+        n_rows: rows, generated together.
+        context_size: tokens per row, BOS included.
+        temperature: of the sampling; nothing is truncated.
+        generator: on the CPU; draws every token.
+
+    Returns:
+        int64 ``[n_rows, context_size]`` on the CPU.
+
+    Raises:
+        DatasetError: the tokenizer has no BOS to begin with, or the model cannot generate here.
+    """
+    bos = model.tokenizer.bos_id
+    if bos is None:
+        raise DatasetError(
+            "dataset_path: the model has no BOS to begin a text of its own with; give a data set",
+            field="dataset_path",
+        )
+    try:
+        slots = model.new_slots(n_rows, context_size)
+    except UnsupportedModelError as error:
+        raise DatasetError(
+            f"dataset_path: the model cannot write its own text ({error}); give a data set",
+            field="dataset_path",
+        ) from error
+    ends = torch.tensor([i for i in model.tokenizer.eos_ids if i != bos], dtype=torch.int64)
+    rows, one = torch.arange(n_rows), torch.ones(n_rows, dtype=torch.int64)
+    tokens = torch.empty(n_rows, context_size, dtype=torch.int64)
+    tokens[:, 0] = bos
+    for position in range(1, context_size):
+        last = tokens[:, position - 1]
+        logits = model.forward_slots(
+            slots,
+            last[:, None],
+            slot_ids=rows,
+            start=one * (position - 1),
+            n_new=one,
+            taps={},
+            logits_at=rows,
+        )
+        assert logits is not None
+        probabilities = (logits.cpu() / temperature).softmax(dim=-1)
+        # Exponential race: the first of clocks with these rates is a draw from the distribution.
+        clocks = torch.empty_like(probabilities).exponential_(generator=generator)
+        drawn = (probabilities / clocks).argmax(dim=-1)
+        if len(ends):
+            drawn[torch.isin(last, ends)] = bos
+        tokens[:, position] = drawn
+    return tokens
+
+
+@dataclass
+class SelfTextContexts:
+    """Contexts that the model writes on the first pass; later passes read the same ones."""
+
+    model: LanguageModel
+    context_size: int
+    max_tokens: int
+    """Tokens to write at most."""
+    temperature: float
+    seed: int
+    max_seconds: float | None = None
+    """Time to spend on writing at most, to the end of a chunk."""
+    _written: list[Tokens] = field(default_factory=list, repr=False)
+    _seconds: float = field(default=0.0, repr=False)
+
+    def contexts(self) -> Iterator[Tokens]:
+        """One pass over what there is, and what may still be written."""
+        yield from self._written
+        wanted = max(self.max_tokens // self.context_size, 1)
+        while (done := len(self._written)) < wanted:
+            if done and self.max_seconds is not None and self._seconds >= self.max_seconds:
+                return
+            began = time.monotonic()
+            rows = sample_contexts(
+                self.model,
+                n_rows=min(ROWS_AT_ONCE, wanted - done),
+                context_size=self.context_size,
+                temperature=self.temperature,
+                # A seed per chunk: the text does not depend on how often a pass was broken off.
+                generator=torch.Generator().manual_seed(self.seed + done),
+            )
+            self._seconds += time.monotonic() - began
+            self._written.extend(rows.numpy())
+            yield from self._written[done:]
