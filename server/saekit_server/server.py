@@ -86,7 +86,7 @@ class Server:
         await self._listen(self._parts)
         for follower in self._followers:
             follower.start()
-        # What is loaded stays: a collection that walks through it all is a pause of the whole server.
+        # What is loaded stays; a collection that walks through all of it would be a pause for all.
         gc.collect()
         gc.freeze()
         await self._set_serving(True)

@@ -54,6 +54,9 @@ def start(tmp: pytest.TempPathFactory, kind: str) -> Iterator[Running]:
         drain_s=0.0,
     )
     with serving(config) as running:
+        # Tests compare with it. Made while nothing runs: it copies the model with the hooks that a
+        # batch has attached at that moment.
+        assert running.server.parts.model.bridge is not None
         yield running
 
 

@@ -41,12 +41,12 @@ def record(sae_id: str, l0: float = 10.0) -> SAERecord:
 
 def test_the_card_section_is_replaced_and_the_rest_of_the_card_kept(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
-    card.write_text("# Model\n\nText.\n\n## Use and limits\n\nNone.\n")
+    card.write_text("# Model\n\nText.\n\n## Licence\n\nNone.\n")
     write_sae_records([record("a"), record("b")], tmp_path)
     write_sae_section(tmp_path)
     once = card.read_text()
     assert once.startswith("# Model\n\nText.\n\n## Sparse autoencoders")
-    assert once.endswith("## Use and limits\n\nNone.\n")
+    assert once.endswith("## Licence\n\nNone.\n")
     assert once.count("| `a` |") == once.count("| `b` |") == 1
     write_sae_section(tmp_path)
     assert card.read_text() == once
@@ -73,8 +73,27 @@ def test_a_label_goes_to_the_feature_that_fires_on_its_tokens_or_to_none(tmp_pat
     sae = SAE.from_state(SAEConfig("jumprelu", 32, 8, metadata=metadata), state)
     tokens = torch.randint(10, model.d_vocab, (40, 20), generator=torch.Generator().manual_seed(1))
     tokens[:, ::7] = int(cat)
-    rules = [LabelRule("x", "cat", (token,)), LabelRule("x", "mat", (" mat",))]
+    rules = [LabelRule("x", "cat", fires_on=(token,)), LabelRule("x", "mat", fires_on=(" mat",))]
     assert label_features(model, sae, tokens, rules) == {3: "cat"}
+
+
+def test_a_label_goes_to_the_direction_that_promotes_its_tokens(tmp_path: Path) -> None:
+    model = boot_model(build_llama(tmp_path / "llama"), device="cpu")
+    words = (" cat", " mat", " dog")
+    ids = [model.tokenizer.encode_text(w, prepend_bos=False).ids for w in words]
+    unembed = model.hf.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
+    metadata = SAEMetadata(hook_name="blocks.2.hook_resid_pre")
+    sae = SAE.from_config(SAEConfig("standard", 32, 8, metadata=metadata))
+    with torch.no_grad():
+        sae.W_dec[5] = sum(unembed[int(i)] / unembed[int(i)].norm() for (i,) in ids)
+    rule = LabelRule("x", "animals", promotes=words)
+    assert label_features(model, sae, torch.zeros(0, 4, dtype=torch.long), [rule]) == {5: "animals"}
+
+
+def test_a_label_rule_says_one_thing() -> None:
+    for values in ({}, {"fires_on": (" a",), "promotes": (" b",)}):
+        with pytest.raises(ValueError, match="either"):
+            LabelRule("x", "both or neither", **values)
 
 
 def test_each_default_sae_is_what_its_record_says(default_model: LanguageModel) -> None:

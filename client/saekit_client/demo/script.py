@@ -11,20 +11,31 @@ PROMPT = "Once upon a time, there was a little girl. She went to the park. There
 
 
 @dataclass(frozen=True)
+class NamedFeature:
+    """A feature of the embedded model's SAEs."""
+
+    sae: str
+    label: str
+    """As GetFeatures finds it."""
+
+
+@dataclass(frozen=True)
 class Theme:
     """What a steered text is to be about."""
 
-    sae: str
-    """SAE of the embedded model that the demo encodes with."""
-    label: str
-    """Label of the feature, as GetFeatures finds it."""
+    feature: NamedFeature
     word: str
     """What the steered text then mentions."""
     strength: float
     """Added to the feature, in units of its recorded maximum."""
 
 
-THEME = Theme(sae="blocks.2.hook_resid_pre", label="dog", word="dog", strength=1.5)
+IN_THE_STORY = NamedFeature(sae="blocks.2.hook_resid_pre", label="dog or cat")
+THEME = Theme(
+    NamedFeature(sae="blocks.3.hook_resid_pre", label="boats, fish and lakes"),
+    word="boat",
+    strength=1.1,
+)
 SEED = 3
 NEW_TOKENS = 60
 FRESH = "demo/fresh"

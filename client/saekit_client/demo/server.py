@@ -1,5 +1,6 @@
 """A server process of the demo's own."""
 
+import os
 import queue
 import signal
 import subprocess
@@ -23,7 +24,7 @@ class ServerProcess:
         self._log = log
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                saekit(*words), stdout=subprocess.PIPE, stderr=errors, text=True
+                saekit(*words), stdout=subprocess.PIPE, stderr=errors, text=True, env=environment()
             )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -79,6 +80,11 @@ class ServerProcess:
 
     def _end_of_log(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+
+
+def environment() -> dict[str, str]:
+    """For server and trainer on the same few processors: idle threads must not spin."""
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
 
 
 def saekit(*words: str) -> list[str]:

@@ -23,14 +23,16 @@ from saekit_client.commands.steer import side_by_side
 from saekit_client.demo.report import DemoError, Report
 from saekit_client.demo.script import (
     FRESH,
+    IN_THE_STORY,
     LEAST_EXPLAINED_VARIANCE,
     NEW_TOKENS,
     PROMPT,
     SEED,
     STORY,
     THEME,
+    NamedFeature,
 )
-from saekit_client.demo.server import saekit
+from saekit_client.demo.server import environment, saekit
 from saekit_client.interventions import Splice, ablate, add
 from saekit_client.options import InputOptions, RunReturns, SAEQuery, Sampling
 from saekit_client.registry_results import WatchEvent
@@ -47,16 +49,16 @@ class Stage:
     client: Client
     report: Report
 
-    def theme_feature(self) -> int:
-        """The feature that the theme is about, by its label.
+    def index_of(self, feature: NamedFeature) -> int:
+        """The index of a feature, by its label.
 
         Raises:
-            DemoError: no feature has it.
+            DemoError: no feature has that label.
         """
-        found = self.client.get_features(THEME.sae, search=THEME.label).features
-        exact = [f.index for f in found if f.label == THEME.label]
+        found = self.client.get_features(feature.sae, search=feature.label).features
+        exact = [f.index for f in found if f.label == feature.label]
         if not exact:
-            raise DemoError(f"no feature of {THEME.sae} is labelled {THEME.label!r}")
+            raise DemoError(f"no feature of {feature.sae} is labelled {feature.label!r}")
         return exact[0]
 
 
@@ -79,7 +81,7 @@ def look_around(stage: Stage) -> None:
 
 def encode_story(stage: Stage) -> EncodeResult:
     """Each token of a story with its strongest features."""
-    query = SAEQuery(THEME.sae, return_state=True)
+    query = SAEQuery(IN_THE_STORY.sae, return_state=True)
     result = stage.client.encode(STORY, query, options=InputOptions(token_text=True))
     tokens, encoding = result.tokens, result.encoding
     if tokens is None:
@@ -97,8 +99,8 @@ def encode_story(stage: Stage) -> EncodeResult:
         bool((active[~tokens.special] > 0).all()),
     )
     stage.report.check(
-        f"the feature {THEME.label!r} is active in the story",
-        stage.theme_feature() in encoding.csr.indices,
+        f"the feature {IN_THE_STORY.label!r} is active in the story",
+        stage.index_of(IN_THE_STORY) in encoding.csr.indices,
     )
     return result
 
@@ -126,15 +128,17 @@ def decode_story(stage: Stage, encoded: EncodeResult) -> None:
 
 def run_spliced(stage: Stage) -> None:
     """The loss of the story, clean and with the SAE in the way."""
-    client, feature = stage.client, stage.theme_feature()
+    client, feature = stage.client, stage.index_of(IN_THE_STORY)
     compared = client.run_with_saes(
-        STORY, splices=[THEME.sae], returns=RunReturns(loss=True, compare=True)
+        STORY, splices=[IN_THE_STORY.sae], returns=RunReturns(loss=True, compare=True)
     )
-    with_error = client.run_with_saes(STORY, splices=[Splice(THEME.sae, use_error_term=True)])
+    with_error = client.run_with_saes(
+        STORY, splices=[Splice(IN_THE_STORY.sae, use_error_term=True)]
+    )
     ablated = client.run_with_saes(
         STORY,
-        splices=[Splice(THEME.sae, use_error_term=True)],
-        edits=[ablate(THEME.sae, feature)],
+        splices=[Splice(IN_THE_STORY.sae, use_error_term=True)],
+        edits=[ablate(IN_THE_STORY.sae, feature)],
     )
     comparison = compared.comparison
     if comparison is None:
@@ -143,7 +147,7 @@ def run_spliced(stage: Stage) -> None:
         "clean": comparison.clean_loss,
         "spliced": compared.loss,
         "spliced, with error term": with_error.loss,
-        f"… and {feature_name(feature, {feature: THEME.label})} ablated": ablated.loss,
+        f"… and {feature_name(feature, {feature: IN_THE_STORY.label})} ablated": ablated.loss,
         "hook point zero-ablated": comparison.ablated_loss,
     }
     clean, spliced, error_term, edited, zero = (float(v or np.nan) for v in losses.values())
@@ -165,7 +169,11 @@ def run_spliced(stage: Stage) -> None:
 
 def steer_story(stage: Stage) -> None:
     """A continuation, and the same one with a feature turned up."""
-    edit = add(THEME.sae, stage.theme_feature(), THEME.strength, unit="max_activation")
+    index = stage.index_of(THEME.feature)
+    edit = add(THEME.feature.sae, index, THEME.strength, unit="max_activation")
+    stage.report.console.print(
+        f"{THEME.feature.sae} #{index} {THEME.feature.label!r} + {THEME.strength} × its maximum"
+    )
     with stage.client.steer(
         PROMPT,
         edits=[edit],
@@ -203,7 +211,7 @@ def train_fresh(stage: Stage, folder: Path, seconds: float) -> None:
     words = ["train", "--publish", str(folder), "--sae-id", FRESH, "--max-seconds", str(seconds)]
     stage.report.console.print(f"[dim]$ saekit {' '.join(words)}[/dim]", highlight=False)
     to_stderr = sys.stderr if stage.report.console.stderr else None
-    trained = subprocess.run(saekit(*words), stdout=to_stderr, check=False)
+    trained = subprocess.run(saekit(*words), stdout=to_stderr, check=False, env=environment())
     stage.report.check("the training ended well", trained.returncode == 0)
     if trained.returncode:
         raise DemoError(f"saekit train ended with exit code {trained.returncode}")

@@ -25,6 +25,8 @@ from saekit_trainer.default_model.record import (
     read_record,
     write_record,
 )
+from saekit_trainer.default_model.saes import SAEOptions, make_saes
+from saekit_trainer.default_model.saes_card import write_sae_section
 from saekit_trainer.default_model.sampling import sample_continuations
 from saekit_trainer.default_model.saving import round_to_bfloat16, save_model
 
@@ -35,8 +37,9 @@ class Options:
 
     text: Path
     """UTF-8 file of stories, separated by lines `<|endoftext|>`."""
-    stage: Literal["tokenizer", "model", "card", "all"] = "all"
-    """What to make. `model` takes the tokenizer, and `card` the numbers, from the folder."""
+    stage: Literal["tokenizer", "model", "card", "saes", "all"] = "all"
+    """What to make; `all` is the model with its tokenizer and card. `model` takes the tokenizer,
+    `card` the numbers, and `saes`, which comes last, the model from the folder."""
     out: Path = field(default_factory=default_model_dir)
     """Folder to write; by default the one that the package embeds."""
     vocab_size: int = 2048
@@ -66,6 +69,9 @@ def main(args: list[str] | None = None) -> None:
         console.print(f"held-out loss {record.held_out_loss.nats_per_token:.3f} nats per token")
     if options.stage in ("model", "card", "all"):
         write_card(read_record(options.out), options.out)
+        write_sae_section(options.out)
+    if options.stage == "saes":
+        make_saes(SAEOptions(text=options.text, out=options.out, threads=options.threads), console)
     console.print(f"wrote {options.out}")
 
 

@@ -141,7 +141,7 @@ def describe_one(
         sae,
         contexts_of(model, corpus.train, 2 * HELD_OUT_CONTEXTS),
         evaluation=evaluation,
-        snippets=SnippetConfig(per_feature=3, before=10, after=4, decimals=1),
+        snippets=SnippetConfig(per_feature=2, before=10, after=4, decimals=1),
         snippet_tokens=written,
     )
     rules = [rule for rule in read_label_rules() if rule.sae == folder.name]

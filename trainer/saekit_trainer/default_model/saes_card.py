@@ -70,13 +70,10 @@ def write_sae_section(folder: Path) -> None:
     path = folder / CARD_FILE
     card = path.read_text(encoding="utf-8")
     section = sae_section(read_sae_records(folder))
-    old = re.search(rf"^{re.escape(HEADING)}$.*?(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
-    if old is not None:
-        card = card[: old.start()] + section + card[old.end() :]
-    else:
-        before = card.find("## Use and limits")
-        place = len(card) if before < 0 else before
-        card = card[:place] + section + card[place:]
+    card = re.sub(rf"(?ms)^{re.escape(HEADING)}$.*?(?=^## |\Z)", "", card)
+    before = card.find("## Licence")
+    place = len(card) if before < 0 else before
+    card = card[:place] + section + card[place:]
     path.write_text(card, encoding="utf-8")
 
 
