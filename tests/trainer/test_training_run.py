@@ -17,9 +17,10 @@ from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.features_file import read_features_file
 from saekit_core.sae.sae import SAE
 from saekit_trainer.activation_scaling import ActivationScaling
-from saekit_trainer.cli import parse_options, train
+from saekit_trainer.cli import train
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.errors import ConfigError, DivergedError, PublishError
+from saekit_trainer.options import parse_options
 from saekit_trainer.plan import optimization_config, plan_training, sae_config
 from saekit_trainer.publish import publish_sae
 from saekit_trainer.runner import SAETrainingRunner

@@ -91,6 +91,7 @@ class ActivationsStore:
                 cfg.self_text_temperature,
                 cfg.seed,
                 max_seconds=None if cfg.max_seconds is None else cfg.max_seconds / 5,
+                min_contexts=2 * cfg.eval_contexts,
             )
         else:
             source = open_contexts(

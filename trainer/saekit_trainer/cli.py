@@ -3,57 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-import tomllib
 import warnings
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from saekit_trainer.config import LanguageModelSAERunnerConfig
-from saekit_trainer.errors import ConfigError
-
-EXAMPLES = """Train a sparse autoencoder and write a folder that a server can load.
-
-Examples:
-
-  saekit train --out my-sae
-      A topk SAE on the embedded model, on text that the model writes itself.
-
-  saekit train --publish saes --sae-id fresh --max-seconds 30
-      The same within half a minute, put into a folder that a server watches.
-
-  saekit train --model-name gpt2 --hook-name blocks.8.hook_resid_pre --architecture jumprelu
-      --d-sae 24576 --dataset-path stories.txt --training-tokens 50000000 --out gpt2-l8
-
-  saekit train --config run.toml --lr 3e-4 --out my-sae
-      Values of a TOML file, one of them overridden.
-"""
-
-_Flat = tyro.conf.arg(name="")
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What `saekit train` does, beside the run itself."""
-
-    run: Annotated[LanguageModelSAERunnerConfig, _Flat] = field(
-        default_factory=LanguageModelSAERunnerConfig
-    )
-    config: Path | None = None
-    """TOML file with values for the flags of the run, by their names; flags override it."""
-    out: Path | None = None
-    """Folder to write the finished SAE to (checkpoint_path by another name)."""
-    publish: Path | None = None
-    """Folder, as a server watches one, in which the finished SAE appears under its sae_id."""
-    sae_id: str | None = None
-    """Name of the published SAE; HOOK-ARCHITECTURE-D_SAE by default."""
-    json: bool = False
-    """Print the final metrics as one JSON object on stdout, and nothing else there."""
+if TYPE_CHECKING:
+    from saekit_trainer.options import TrainOptions
 
 
 def train(argv: list[str]) -> int:
@@ -62,6 +21,12 @@ def train(argv: list[str]) -> int:
     Returns:
         The exit status: 0, or 1 after an error that was explained on stderr, 2 for wrong usage.
     """
+    # Threads that sleep while they wait: beside other work on the same cores, spinning ones made a
+    # run half as fast. Read when torch is loaded, which is why imports are local here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from saekit_trainer.errors import ConfigError
+    from saekit_trainer.options import parse_options
+
     console = Console(stderr=True)
     try:
         options = parse_options(argv)
@@ -71,42 +36,6 @@ def train(argv: list[str]) -> int:
     except SystemExit as exit_:  # tyro: --help, or a flag that it explained
         return exit_.code if isinstance(exit_.code, int) else 1
     return _run(options, console)
-
-
-def parse_options(argv: list[str]) -> TrainOptions:
-    """Flags over the values of the TOML file that `--config` names, over defaults.
-
-    Raises:
-        ConfigError: the file or a value in it cannot be used, or nothing is to be written.
-        SystemExit: by tyro, after help or an explained error.
-    """
-    default = TrainOptions(run=LanguageModelSAERunnerConfig.from_dict(_config_file(argv)))
-    options = tyro.cli(
-        TrainOptions,
-        prog="saekit train",
-        description=EXAMPLES,
-        args=argv,
-        default=default,
-    )
-    if options.out is None and options.run.checkpoint_path is None and options.publish is None:
-        raise ConfigError("out: give --out FOLDER, --publish FOLDER, or both", field="out")
-    if options.sae_id is not None and options.publish is None:
-        raise ConfigError("sae_id: has a meaning only with --publish", field="sae_id")
-    return options
-
-
-def _config_file(argv: list[str]) -> dict[str, Any]:
-    for i, word in enumerate(argv):
-        flag, equals, value = word.partition("=")
-        if flag == "--config":
-            path = value if equals else argv[i + 1] if i + 1 < len(argv) else ""
-            try:
-                return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise ConfigError(
-                    f"config: cannot read {path!r} ({error})", field="config"
-                ) from None
-    return {}
 
 
 def _run(options: TrainOptions, console: Console) -> int:

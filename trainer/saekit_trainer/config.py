@@ -143,7 +143,7 @@ class LanguageModelSAERunnerConfig:
     batches."""
     eval_contexts: int = 64
     """First contexts of the data set, kept out of training for the evaluation."""
-    feature_stats_tokens: int = 65_536
+    feature_stats_tokens: int = 32_768
     """Tokens over which density, maximum activation and example snippets of the features are
     taken at the end."""
 

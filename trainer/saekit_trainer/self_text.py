@@ -14,7 +14,7 @@ from saekit_core.lm.model import LanguageModel
 from saekit_trainer.errors import DatasetError
 from saekit_trainer.packing import Tokens
 
-ROWS_AT_ONCE = 128
+ROWS_AT_ONCE = 64
 
 
 @torch.no_grad()
@@ -73,9 +73,10 @@ def sample_contexts(
         )
         assert logits is not None
         probabilities = (logits.cpu() / temperature).softmax(dim=-1)
-        # Exponential race: the first of clocks with these rates is a draw from the distribution.
-        clocks = torch.empty_like(probabilities).exponential_(generator=generator)
-        drawn = (probabilities / clocks).argmax(dim=-1)
+        cumulative = probabilities.cumsum(dim=-1)
+        level = torch.rand(n_rows, 1, generator=generator) * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, level, right=True).squeeze(1)
+        drawn.clamp_(max=cumulative.shape[1] - 1)  # the level may round up to the whole sum
         if len(ends):
             drawn[torch.isin(last, ends)] = bos
         tokens[:, position] = drawn
@@ -93,7 +94,9 @@ class SelfTextContexts:
     temperature: float
     seed: int
     max_seconds: float | None = None
-    """Time to spend on writing at most, to the end of a chunk."""
+    """Time to spend on writing at most, to the end of a chunk and of `min_contexts`."""
+    min_contexts: int = 1
+    """Contexts to write however long it takes."""
     _written: list[Tokens] = field(default_factory=list, repr=False)
     _seconds: float = field(default=0.0, repr=False)
 
@@ -102,7 +105,8 @@ class SelfTextContexts:
         yield from self._written
         wanted = max(self.max_tokens // self.context_size, 1)
         while (done := len(self._written)) < wanted:
-            if done and self.max_seconds is not None and self._seconds >= self.max_seconds:
+            late = self.max_seconds is not None and self._seconds >= self.max_seconds
+            if late and done >= self.min_contexts:
                 return
             began = time.monotonic()
             rows = sample_contexts(

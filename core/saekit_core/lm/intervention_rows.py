@@ -133,15 +133,15 @@ def place(
                 for number, edit in enumerate(condition.action.edits)
             ]
         conditions.append(PlacedCondition(condition, selection(condition.positions, default, name)))
-    replaced = [
+    splices = [
         PlacedSplice(splice, selection(splice.positions, EVERY_POSITION, f"splices[{index}]"))
         for index, splice in enumerate(interventions.splices)
-        if not splice.use_error_term
     ]
     return InterventionRow(
         edits=tuple(edits),
         conditions=tuple(conditions),
-        replaced=tuple(replaced),
+        # One with its error term changes nothing by itself, wherever it is.
+        replaced=tuple(placed for placed in splices if not placed.splice.use_error_term),
         preserve_norm=interventions.preserve_norm,
         watch=tuple(watch),
         selections=tuple(resolved),

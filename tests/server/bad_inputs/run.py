@@ -98,6 +98,16 @@ RUN = [
         INVALID,
         AT + "splices[0].positions.roles",
     ),
+    Bad(
+        "kept_splice_at_roles_without_a_chat",
+        splice(
+            "topk",
+            use_error_term=True,
+            positions=Selector(roles=input_pb2.ChatRoles(roles=["user"])),
+        ),
+        INVALID,
+        AT + "splices[0].positions.roles",
+    ),
     Bad("edit_of_nothing", edit(add=ONE), INVALID, EDIT0 + "target"),
     Bad("edit_without_operation", edit(feature=F), INVALID, EDIT0 + "operation"),
     Bad(
