@@ -11,7 +11,7 @@ DEMO_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint protos default-model clean
+.PHONY: help demo serve test lint bench protos default-model clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ lint: $(DEV_READY)  ## Style, types, and whether generated code is fresh
 	$(BIN)/ruff format --check
 	$(BIN)/mypy protos/saekit/codec core server client trainer
 	scripts/protos --check
+
+bench: $(DEMO_READY)  ## Measure, side by side (a few minutes)
+	$(BIN)/python -m benchmarks.encode
 
 protos: $(DEV_READY)  ## Regenerate the Python of the .proto files
 	scripts/protos

@@ -207,3 +207,9 @@ def test_a_rescaled_flag_without_topk_is_kept_as_a_record(tmp_path: Path) -> Non
     folder = write_folder(tmp_path / "sae")
     edit_cfg(folder, rescale_acts_by_decoder_norm=False, k=3)
     assert SAE.load_from_disk(folder).cfg.metadata.extra["k"] == 3
+
+
+def test_all_files_may_be_read_by_whoever_may_read_the_configuration(tmp_path: Path) -> None:
+    folder = write_sae_folder(random_sae("jumprelu"), tmp_path / "sae")
+    modes = {file.stat().st_mode for file in folder.iterdir()}
+    assert len(modes) == 1
