@@ -93,7 +93,7 @@ def write_sae_folder(sae: SAE, path: str | Path, *, features: FeaturesFile | Non
         if features is not None:
             write_features_file(aside, features)
         for file in aside.iterdir():
-            # safetensors writes for its owner alone; others may read what they may read of cfg.json.
+            # safetensors writes for its owner alone; others may read as they may read cfg.json.
             file.chmod((aside / CFG_FILE).stat().st_mode)
         for file in (*aside.iterdir(), aside):
             _sync(file)
