@@ -122,7 +122,7 @@ all_params = st.builds(
 tokens = st.lists(st.integers(0, V - 1), max_size=8)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(all_params, tokens, tokens), min_size=1, max_size=5), st.integers(0, 99))
 def test_every_draw_is_the_inverse_of_the_reference_distribution(
     asked: list[tuple[SamplingParams, list[int], list[int]]], seed: int
