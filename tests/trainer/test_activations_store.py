@@ -14,7 +14,8 @@ from tests.models import build_llama, story
 
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
-from saekit_core.sae.config import SAEConfig, SAEMetadata
+from saekit_core.sae.config import SAEConfig
+from saekit_core.sae.metadata import SAEMetadata
 from saekit_core.sae.sae import SAE
 from saekit_trainer.activations_store import ActivationsStore, StoreConfig
 from saekit_trainer.contexts import ContextFormat, open_contexts

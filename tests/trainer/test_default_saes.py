@@ -13,9 +13,10 @@ from tests.models import build_llama
 from saekit_core.assets import default_model_dir, default_sae_root
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
-from saekit_core.sae.config import SAEConfig, SAEMetadata
+from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.disk import read_sae_folder
 from saekit_core.sae.features_file import read_features_file
+from saekit_core.sae.metadata import SAEMetadata
 from saekit_core.sae.sae import SAE
 from saekit_trainer.default_model.labels import LabelRule, label_features, read_label_rules
 from saekit_trainer.default_model.saes import DEFAULT_SAES, own_text

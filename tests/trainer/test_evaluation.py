@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
-from saekit_core.sae.config import SAEConfig, SAEMetadata
+from saekit_core.sae.config import SAEConfig
+from saekit_core.sae.metadata import SAEMetadata
 from saekit_core.sae.sae import SAE
 from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.evaluation import Evaluation, evaluate

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
-from saekit_core.sae.config import SAEConfig, SAEMetadata
+from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.disk import write_sae_folder
 from saekit_core.sae.dtypes import torch_dtype
 from saekit_core.sae.features_file import FeaturesFile
+from saekit_core.sae.metadata import SAEMetadata
 from saekit_core.sae.sae import SAE
 from saekit_trainer.activation_scaling import ActivationScaling
 from saekit_trainer.activations_store import ActivationsStore

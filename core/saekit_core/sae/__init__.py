@@ -1,6 +1,6 @@
 """One sparse autoencoder: its configuration, its arithmetic, and its folder on disk."""
 
-from saekit_core.sae.config import SAEConfig, SAEMetadata
+from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.disk import read_sae_folder, write_sae_folder
 from saekit_core.sae.errors import SAEError, SAEFormatError, SAENotFoundError
 from saekit_core.sae.features_file import (
@@ -9,7 +9,9 @@ from saekit_core.sae.features_file import (
     read_features_file,
     write_features_file,
 )
+from saekit_core.sae.metadata import SAEMetadata
 from saekit_core.sae.normalization import EncodeState
+from saekit_core.sae.origin import Origin
 from saekit_core.sae.owned import OwnedFolder, read_sae_folder_owned
 from saekit_core.sae.revision import folder_revision
 from saekit_core.sae.sae import SAE
@@ -21,6 +23,7 @@ __all__ = [
     "SAE",
     "EncodeState",
     "FeaturesFile",
+    "Origin",
     "OwnedFolder",
     "SAEConfig",
     "SAEError",

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from saekit_core.sae.architecture_keys import ALL_KEYS, TRANSCODERS, own_keys
 from saekit_core.sae.dtypes import dtype_name
 from saekit_core.sae.errors import SAEFormatError
+from saekit_core.sae.json_values import is_json, wrong_type
 from saekit_core.sae.legacy import upgrade_flat_config
+from saekit_core.sae.metadata import METADATA_KEYS, SAEMetadata
 
 NORMALIZATIONS: Final = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm")
+CONSTANT_SCALAR: Final = "constant_scalar_rescale"
+"""A normalisation of temporal SAEs alone: all activations times one factor."""
 RESHAPINGS: Final = ("none", "hook_z")
 
 LAYOUT_VERSION: Final = "6.54.0"
@@ -19,101 +24,6 @@ LAYOUT_VERSION: Final = "6.54.0"
 
 _LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 _MAX_DIM: Final = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class SAEMetadata:
-    """How an SAE is meant to be used: model, hook point, and the text that it was trained on.
-
-    Every value is optional; None means that the folder does not say.
-    """
-
-    model_name: str | None = None
-    """The model that the SAE was trained on, as TransformerLens or Hugging Face names it."""
-    hook_name: str | None = None
-    """Hook point whose activations are encoded, e.g. ``blocks.8.hook_resid_pre``."""
-    hook_name_out: str | None = None
-    """Hook point that a transcoder reconstructs; None for an autoencoder."""
-    hook_layer: int | None = None
-    """Layer as old folders state it; `SAEConfig.hook_layer` has it for every folder."""
-    hook_head_index: int | None = None
-    """The one attention head that the SAE reads, if it reads only one."""
-    model_class_name: str | None = None
-    model_from_pretrained_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)
-    """How the weights of the model were processed, e.g. ``{"center_writing_weights": True}``."""
-    context_size: int | None = None
-    """Tokens per training context."""
-    prepend_bos: bool | None = None
-    """Whether contexts began with the beginning-of-sequence token."""
-    exclude_special_tokens: bool | tuple[int, ...] | None = None
-    """Token ids left out of training; True for all special ones."""
-    seqpos_slice: tuple[int | None, ...] | None = None
-    """The positions of a context that were trained on, as the arguments of ``slice``."""
-    dataset_path: str | None = None
-    neuronpedia_id: str | None = None
-    training_architecture: str | None = None
-    """Architecture during training, where it differs from the one saved (batchtopk → jumprelu)."""
-    sae_lens_version: str | None = None
-    sae_lens_training_version: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Keys that this version does not know; they are written back as they were read."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SAEMetadata:
-        """Read the ``metadata`` block of a v6 ``cfg.json``.
-
-        Raises:
-            SAEFormatError: a known key has a value of the wrong type.
-        """
-        known: dict[str, Any] = {}
-        extra: dict[str, Any] = {}
-        for key, value in values.items():
-            if key not in _METADATA_TYPES:
-                extra[key] = value
-                continue
-            kinds = _METADATA_TYPES[key]
-            if value is not None and not _is(value, *kinds):
-                raise _wrong_type(f"metadata.{key}", value, " or ".join(k.__name__ for k in kinds))
-            known[key] = tuple(value) if isinstance(value, list) else value
-        return cls(**known, extra=extra)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The block as JSON values; keys without a value are left out."""
-        known = {key: getattr(self, key) for key in _METADATA_TYPES}
-        values = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in known.items()
-            if value is not None
-        }
-        return {**values, **self.extra}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a known or extra key, or `default` where the folder does not say."""
-        value = getattr(self, key) if key in _METADATA_TYPES else self.extra.get(key)
-        return default if value is None else value
-
-    def __getitem__(self, key: str) -> Any:
-        return self.get(key)
-
-
-_METADATA_TYPES: Final[dict[str, tuple[type, ...]]] = {
-    "model_name": (str,),
-    "hook_name": (str,),
-    "hook_name_out": (str,),
-    "hook_layer": (int,),
-    "hook_head_index": (int,),
-    "model_class_name": (str,),
-    "model_from_pretrained_kwargs": (dict,),
-    "context_size": (int,),
-    "prepend_bos": (bool,),
-    "exclude_special_tokens": (bool, list),
-    "seqpos_slice": (list,),
-    "dataset_path": (str,),
-    "neuronpedia_id": (str,),
-    "training_architecture": (str,),
-    "sae_lens_version": (str,),
-    "sae_lens_training_version": (str,),
-}
 
 
 @dataclass(frozen=True)
@@ -128,7 +38,7 @@ class SAEConfig:
     """
 
     architecture: str
-    """``standard``, ``gated``, ``jumprelu`` or ``topk``."""
+    """A name in `saekit_core.sae.architectures.ARCHITECTURES`."""
     d_in: int
     """Width of the activations that are encoded."""
     d_sae: int
@@ -143,24 +53,53 @@ class SAEConfig:
     """One of `NORMALIZATIONS`; see `saekit_core.sae.normalization`."""
     reshape_activations: str = "none"
     """``hook_z`` flattens heads: ``[..., heads, d_head]`` → ``[..., d_in]``."""
+    d_out: int = 0
+    """Width of the reconstruction. 0 stands for d_in, which it is for all but transcoders."""
+
     k: int | None = None
-    """Features that stay active per row; topk only."""
+    """topk, abstopk: features that stay active per row."""
     rescale_acts_by_decoder_norm: bool = False
-    """topk only: rank by p·‖W_dec‖ and decode with unit rows."""
+    """topk, abstopk: rank by p·‖W_dec‖ and decode with unit rows."""
+
+    residual_threshold: float | None = None
+    """matching_pursuit: a row is done when the norm of what is left of it is below this; 0: never.
+    In units of what is encoded, that is behind the normalisation."""
+    max_iterations: int | None = None
+    """matching_pursuit: most features chosen per row, repetitions included; None: d_in."""
+    stop_on_duplicate_support: bool | None = None
+    """matching_pursuit: a row is done when a step has added no feature that was not active yet."""
+
+    n_heads: int | None = None
+    """temporal: attention heads of each layer."""
+    n_attn_layers: int | None = None
+    """temporal: attention layers, each of which predicts part of what the one before left."""
+    bottleneck_factor: int | None = None
+    """temporal: queries and keys are d_sae / bottleneck_factor wide."""
+    sae_diff_type: str | None = None
+    """temporal: ``topk`` or ``relu``, how the novel part is made sparse."""
+    kval_topk: int | None = None
+    """temporal: novel features that stay active per position; None: all that are positive."""
+    tied_weights: bool | None = None
+    """temporal: the encoder is the transpose of the decoder, and there is no W_enc."""
+    activation_normalization_factor: float | None = None
+    """temporal: the factor of ``constant_scalar_rescale``."""
+
     metadata: SAEMetadata = field(default_factory=SAEMetadata)
 
     def __post_init__(self) -> None:
         for name, kind in _CONFIG_TYPES.items():
             value = getattr(self, name)
-            if not _is(value, kind):
-                raise _wrong_type(name, value, kind.__name__)
+            if not is_json(value, kind):
+                raise wrong_type(name, value, kind.__name__)
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         for name in ("d_in", "d_sae"):
             if not 1 <= getattr(self, name) <= _MAX_DIM:
                 raise SAEFormatError(
                     f"{name}: {getattr(self, name)} is not in 1..{_MAX_DIM}", field=name
                 )
-        if self.normalize_activations not in NORMALIZATIONS:
+        temporal = self.architecture == "temporal"
+        normalizations = (*NORMALIZATIONS, CONSTANT_SCALAR) if temporal else NORMALIZATIONS
+        if self.normalize_activations not in normalizations:
             hint = (
                 "; its whitening must be folded into the weights first"
                 if self.normalize_activations == "covariance_whitening"
@@ -168,7 +107,7 @@ class SAEConfig:
             )
             raise SAEFormatError(
                 f"normalize_activations: {self.normalize_activations!r} is none of "
-                f"{', '.join(NORMALIZATIONS)}{hint}",
+                f"{', '.join(normalizations)}{hint}",
                 field="normalize_activations",
             )
         if self.reshape_activations not in RESHAPINGS:
@@ -177,8 +116,44 @@ class SAEConfig:
                 f"{', '.join(RESHAPINGS)}",
                 field="reshape_activations",
             )
-        if self.k is not None and not _is(self.k, int):
-            raise _wrong_type("k", self.k, "int")
+        self._check_own_keys()
+        if self.architecture in TRANSCODERS:
+            self._check_transcoder()
+
+    def _check_own_keys(self) -> None:
+        """Fill in and check the keys that only this architecture has; refuse those of others."""
+        own = own_keys(self.architecture)
+        for name in sorted(ALL_KEYS):
+            value = getattr(self, name)
+            if name == "d_out":
+                value = value or self.d_in
+                object.__setattr__(self, name, value)
+                given = value != self.d_in
+            else:
+                given = value is not None and value is not False
+            if name in own:
+                if value is None:
+                    object.__setattr__(self, name, own[name].default)
+                else:
+                    own[name].check(name, value)
+            elif given:
+                raise SAEFormatError(
+                    f"{name}: {value!r:.80} has no meaning for {self.architecture}", field=name
+                )
+
+    def _check_transcoder(self) -> None:
+        # b_dec is d_out wide, and heads are split at one of two hook points: neither is defined.
+        if self.apply_b_dec_to_input:
+            raise SAEFormatError(
+                f"apply_b_dec_to_input: a {self.architecture} has no b_dec at its input",
+                field="apply_b_dec_to_input",
+            )
+        if self.reshape_activations != "none":
+            raise SAEFormatError(
+                f"reshape_activations: {self.reshape_activations!r} has no meaning for a "
+                f"{self.architecture}",
+                field="reshape_activations",
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SAEConfig:
@@ -191,17 +166,16 @@ class SAEConfig:
             SAEFormatError: a key is missing, of the wrong type, or out of range.
         """
         if "metadata" not in values:
-            values = upgrade_flat_config(values, metadata_keys=_METADATA_TYPES)
+            values = upgrade_flat_config(values, metadata_keys=METADATA_KEYS)
         block = values["metadata"]
         if not isinstance(block, Mapping):
-            raise _wrong_type("metadata", block, "object")
+            raise wrong_type("metadata", block, "object")
         for key in ("architecture", "d_in", "d_sae"):
             if key not in values:
                 raise SAEFormatError(f"{key}: missing from the configuration", field=key)
         own = {f.name for f in fields(cls)} - {"metadata"}
-        if values["architecture"] != "topk":
-            # A stray k is a record of training (a batchtopk SAE saved as jumprelu), not arithmetic.
-            own -= {"k", "rescale_acts_by_decoder_norm"}
+        # A stray k is a record of training (a batchtopk SAE saved as jumprelu), not arithmetic.
+        own -= ALL_KEYS - own_keys(str(values["architecture"])).keys()
         known = {key: value for key, value in values.items() if key in own}
         if known.get("normalize_activations", "none") is None:
             known["normalize_activations"] = "none"
@@ -213,11 +187,9 @@ class SAEConfig:
         values: dict[str, Any] = {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name not in {"metadata", "k", "rescale_acts_by_decoder_norm"}
+            if f.name != "metadata" and f.name not in ALL_KEYS
         }
-        if self.k is not None:
-            values["k"] = self.k
-            values["rescale_acts_by_decoder_norm"] = self.rescale_acts_by_decoder_norm
+        values |= {name: getattr(self, name) for name in own_keys(self.architecture)}
         # Readers choose the layout by this version, so it states the layout, not the origin.
         values["metadata"] = {**self.metadata.to_dict(), "sae_lens_version": LAYOUT_VERSION}
         return values
@@ -226,11 +198,6 @@ class SAEConfig:
         """`to_dict` plus the flat keys of SAELens 3 to 5, for code that reads either."""
         flat = {name: getattr(self, name) for name in _FLAT_NAMES}
         return {**flat, **self.to_dict()}
-
-    @property
-    def d_out(self) -> int:
-        """Width of the reconstruction."""
-        return self.d_in
 
     @property
     def model_name(self) -> str | None:
@@ -254,8 +221,8 @@ class SAEConfig:
 
     @property
     def activation_fn_str(self) -> str:
-        """The activation function as SAELens 3 to 5 named it: ``relu`` or ``topk``."""
-        return "topk" if self.architecture == "topk" else "relu"
+        """The activation function as SAELens 3 to 5 named it: ``relu``, ``topk``, …"""
+        return self.architecture if self.architecture in ("topk", "abstopk") else "relu"
 
     @property
     def activation_fn_kwargs(self) -> dict[str, Any]:
@@ -291,6 +258,7 @@ _CONFIG_TYPES: Final[dict[str, type]] = {
     "apply_b_dec_to_input": bool,
     "normalize_activations": str,
     "reshape_activations": str,
+    "d_out": int,
     "rescale_acts_by_decoder_norm": bool,
     "metadata": SAEMetadata,
 }
@@ -308,16 +276,3 @@ _FLAT_NAMES: Final = (
     "neuronpedia_id",
     "model_from_pretrained_kwargs",
 )
-
-
-def _is(value: object, *kinds: type) -> bool:
-    # JSON's true is no number, though Python's bool is an int.
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds)
-
-
-def _wrong_type(key: str, value: object, expected: str) -> SAEFormatError:
-    return SAEFormatError(
-        f"{key}: expected {expected}, got {type(value).__name__} {value!r:.80}", field=key
-    )

@@ -14,7 +14,7 @@ from saekit_core.lm.interventions import BoundSAE, Interventions, Watch
 from saekit_core.lm.splicing import BatchedInterventions
 from saekit_core.lm.tokenizer import Tokenized
 from saekit_core.sae import SAE, SAEConfig
-from saekit_core.sae.config import SAEMetadata
+from saekit_core.sae.metadata import SAEMetadata
 
 D, D_SAE = 16, 40
 ARCHITECTURES = ("standard", "gated", "jumprelu", "topk")
