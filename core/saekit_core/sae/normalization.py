@@ -21,8 +21,9 @@ RowIndex = int | slice | Tensor | EllipsisType
 class EncodeState:
     """What decode needs to know of the activations that were encoded.
 
-    Tensors are ``[..., 1]``, the leading shape being that of the activations, in float32 (float64
-    for a float64 SAE). A field is None where the SAE has no use for it.
+    The leading shape of tensors is that of the activations. `mean`, `std` and `scale` are
+    ``[..., 1]`` in float32 (float64 for a float64 SAE), the others in the SAE's dtype. A field is
+    None where the SAE has no use for it.
     """
 
     mean: Tensor | None = None
@@ -30,11 +31,14 @@ class EncodeState:
     std: Tensor | None = None
     """layer_norm: unbiased standard deviation over d_in, multiplied back by decode."""
     scale: Tensor | None = None
-    """constant_norm_rescale: √d_in/‖x‖, divided out by decode."""
+    """constant_norm_rescale: √d_in/‖x‖ (constant_scalar_rescale: its factor), divided out by
+    decode."""
     head_shape: tuple[int, int] | None = None
     """hook_z: ``(heads, d_head)``, to which decode unflattens."""
     x: Tensor | None = None
-    """Skip transcoders: the raw activations ``[..., d_in]``."""
+    """Skip transcoders: the raw activations ``[..., d_in]``, whose linear image decode adds."""
+    predicted: Tensor | None = None
+    """temporal: what the context predicts, ``[..., d_in]`` before the normalisation is undone."""
 
     def output_scale(self) -> Tensor | None:
         """Factor ``[..., 1]`` from a difference of decoder outputs to the activations' own units.
@@ -57,23 +61,25 @@ class EncodeState:
             std=pick(self.std),
             scale=pick(self.scale),
             x=pick(self.x),
+            predicted=pick(self.predicted),
         )
 
     def leading_shape(self) -> tuple[int, ...] | None:
         """Leading shape of the activations; None if nothing in the state depends on them."""
-        for tensor in (self.mean, self.std, self.scale, self.x):
+        for tensor in (self.mean, self.std, self.scale, self.x, self.predicted):
             if tensor is not None:
                 return tuple(tensor.shape[:-1])
         return None
 
 
-def normalize(x: Tensor, kind: str) -> tuple[Tensor, EncodeState]:
+def normalize(x: Tensor, kind: str, *, factor: float = 1.0) -> tuple[Tensor, EncodeState]:
     """Normalise activations ``[..., d_in]``; the result has x's dtype.
 
     - ``none`` and ``expected_average_only_in`` change nothing: the factor of the latter, √d_in over
       the mean norm of the training activations, lies in the saved weights.
     - ``layer_norm``: (x − mean)/(std + 1e-5), with the unbiased standard deviation.
     - ``constant_norm_rescale``: x·√d_in/‖x‖; a row of zeros is left as it is.
+    - ``constant_scalar_rescale``: x·`factor`.
     """
     if kind in ("none", "expected_average_only_in"):
         return x, EncodeState()
@@ -89,6 +95,9 @@ def normalize(x: Tensor, kind: str) -> tuple[Tensor, EncodeState]:
         root_d = wide.shape[-1] ** 0.5
         # Replacing the zero before dividing keeps its gradient finite too.
         scale = root_d / torch.where(norm > 0, norm, root_d)
+        return (wide * scale).to(x.dtype), EncodeState(scale=scale)
+    if kind == "constant_scalar_rescale":
+        scale = wide.new_full((*wide.shape[:-1], 1), factor)
         return (wide * scale).to(x.dtype), EncodeState(scale=scale)
     raise ValueError(f"unknown normalisation {kind!r}")
 

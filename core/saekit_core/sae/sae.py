@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saekit_core.sae.architectures import (
-    ALL,
     ARCHITECTURES,
     Architecture,
-    FeatureWise,
     architecture_of,
-    decoder_norms,
 )
-from saekit_core.sae.config import SAEConfig
+from saekit_core.sae.config import CONSTANT_SCALAR, SAEConfig
 from saekit_core.sae.dtypes import dtype_name, torch_dtype
 from saekit_core.sae.errors import SAEError, SAEFormatError
+from saekit_core.sae.feature_wise import FeatureWise
 from saekit_core.sae.normalization import EncodeState, denormalize, normalize
+from saekit_core.sae.temporal import Temporal
+from saekit_core.sae.top_k import TopK
+from saekit_core.sae.weights import ALL, decoder_norms
 
 _SMALLEST_NORM = 1e-8
 
@@ -39,11 +40,13 @@ class SAE(nn.Module):
 
     Attributes:
         cfg: sizes, architecture and metadata.
-        W_enc: ``[d_in, d_sae]``.
+        W_enc: ``[d_in, d_sae]``; a view of W_dec where the two are tied.
         W_dec: ``[d_sae, d_out]``; its rows are the feature directions.
         b_dec: ``[d_out]``.
-        b_enc: ``[d_sae]``; None for gated, which has b_gate, b_mag and r_mag ``[d_sae]`` instead.
-        threshold: ``[d_sae]``; jumprelu only.
+        b_enc: ``[d_sae]``; None for kinds without it, such as gated, which has b_gate, b_mag and
+            r_mag ``[d_sae]`` instead.
+        threshold: ``[d_sae]``; jumprelu kinds only.
+        W_skip: ``[d_out, d_in]``; skip transcoders only.
         sparsity: log10 of (frequency + 1e-10) per feature, ``[d_sae]``, if the folder records it.
     """
 
@@ -55,6 +58,7 @@ class SAE(nn.Module):
     b_mag: nn.Parameter
     r_mag: nn.Parameter
     threshold: nn.Parameter
+    W_skip: nn.Parameter
     sparsity: Tensor | None
 
     def __init__(
@@ -68,9 +72,16 @@ class SAE(nn.Module):
         super().__init__()
         check_tensors(cfg, state)
         self.cfg = replace(cfg, device=str(state["W_dec"].device))
-        self.register_parameter("b_enc", None)
+        for name in ("W_enc", "b_enc"):  # not every kind has them
+            self.register_parameter(name, None)
         for name, tensor in state.items():
-            self.register_parameter(name, nn.Parameter(tensor))
+            *path, leaf = name.split(".")
+            owner: nn.Module = self
+            for part in path:  # the attention layers of temporal SAEs
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner.register_parameter(leaf, nn.Parameter(tensor))
         self.sparsity = sparsity
         self._last = _LastState()
 
@@ -83,7 +94,11 @@ class SAE(nn.Module):
             for name, shape in architecture_of(cfg).shapes(cfg).items()
         }
         nn.init.kaiming_uniform_(state["W_dec"], generator=generator)
-        state["W_enc"] = state["W_dec"].mT.contiguous()
+        for name, tensor in state.items():
+            if name == "W_enc" and tensor.shape == state["W_dec"].mT.shape:
+                tensor.copy_(state["W_dec"].mT)
+            elif name == "W_enc" or (name.startswith("attn_layers") and tensor.dim() == 2):
+                nn.init.kaiming_uniform_(tensor, generator=generator)
         return cls(cfg, state)
 
     @classmethod
@@ -154,7 +169,12 @@ class SAE(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors by name, sharing memory with the parameters."""
-        return {name: tensor for name, tensor in self._parameters.items() if tensor is not None}
+        return dict(self.named_parameters())
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "W_enc" and self._parameters.get(name) is None:
+            return self.W_dec.mT  # tied
+        return super().__getattr__(name)
 
     def encode_with_state(self, x: Tensor) -> tuple[Tensor, EncodeState]:
         """Feature activations of x, and what decode needs to undo the normalisation.
@@ -163,13 +183,21 @@ class SAE(nn.Module):
             x: ``[..., d_in]`` of any float dtype, or ``[..., heads, d_head]`` for a hook_z SAE.
 
         Returns:
-            ``[..., d_sae]`` in the SAE's dtype, and the state.
+            ``[..., d_sae]`` in the SAE's dtype, and the state. A temporal SAE takes whole sequences
+            ``[..., positions, d_in]``, and gives the features of what their context does not
+            predict.
 
         Raises:
-            SAEError: x has another width than d_in.
+            SAEError: x has another width than d_in, or lacks an axis.
         """
         x_tilde, state = self.prepare(x)
-        return self.activate(self.pre_activations(x_tilde)), state
+        select = self.architecture.select
+        if not isinstance(select, Temporal):
+            return self.architecture.encode(self.cfg, self.weights(), x_tilde), state
+        if x_tilde.dim() < 2:
+            raise SAEError(f"activations: {tuple(x.shape)} is no sequence of positions", field="x")
+        acts, predicted = select.encode(self.cfg, self.weights(), x_tilde)
+        return acts, replace(state, predicted=predicted)
 
     def prepare(self, x: Tensor) -> tuple[Tensor, EncodeState]:
         """x̃ ``[..., d_in]``: x in the SAE's dtype, flattened, normalised, less `b_dec`."""
@@ -185,13 +213,21 @@ class SAE(nn.Module):
             raise SAEError(
                 f"activations: last axis is {x.shape[-1]}, expected d_in={self.cfg.d_in}", field="x"
             )
-        x, state = normalize(x, self.cfg.normalize_activations)
+        factor = self.cfg.activation_normalization_factor or 1.0
+        x_tilde, state = normalize(x, self.cfg.normalize_activations, factor=factor)
         if self.cfg.apply_b_dec_to_input:
-            x = x - self.b_dec
-        return x, replace(state, head_shape=head_shape)
+            x_tilde = x_tilde - self.b_dec
+        if self.architecture.transcodes:
+            # What it reconstructs has a scale of its own, which no normalisation of x tells.
+            return x_tilde, EncodeState(x=x if self.architecture.skips else None)
+        return x_tilde, replace(state, head_shape=head_shape)
 
     def pre_activations(self, x_tilde: Tensor) -> Tensor:
-        """p = x̃ W_enc + b_enc, ``[..., d_sae]``; gated has no b_enc and its paths share p."""
+        """p = x̃ W_enc + b_enc, ``[..., d_sae]``; gated has no b_enc and its paths share p.
+
+        Raises:
+            SAEError: matching pursuit and temporal have none.
+        """
         return self.architecture.pre_activations(self.weights(), x_tilde)
 
     def activate(self, p: Tensor) -> Tensor:
@@ -204,7 +240,8 @@ class SAE(nn.Module):
         Args and errors as `encode_with_state`.
         """
         acts, state = self.encode_with_state(x)
-        self._last.state = state
+        # Without a state, decode is that of the features alone, as SAELens has it.
+        self._last.state = replace(state, x=None, predicted=None)
         return acts
 
     def decode(self, acts: Tensor, state: EncodeState | None = None) -> Tensor:
@@ -213,7 +250,8 @@ class SAE(nn.Module):
         Args:
             acts: ``[..., d_sae]``.
             state: from `encode_with_state`. Without it, that of this thread's last `encode` is
-                used, if this SAE needs one at all.
+                used, if this SAE needs one at all; what a skip transcoder adds of the raw
+                activations, and what a temporal SAE's context predicts, is then left out.
 
         Raises:
             SAEError: acts has another width than d_sae; or a state is needed and there is none
@@ -228,9 +266,25 @@ class SAE(nn.Module):
         if state is None:
             state = self._remembered_state(acts)
         rows = self.architecture.decoder_rows(self.cfg, self.weights(), ALL)
-        y = F.linear(acts.to(self.dtype), rows.mT, self.b_dec)
-        y = denormalize(y, state)
+        y = self.finish_decode(F.linear(acts.to(self.dtype), rows.mT), state)
         return y if state.head_shape is None else y.reshape(*y.shape[:-1], *state.head_shape)
+
+    def finish_decode(self, y: Tensor, state: EncodeState) -> Tensor:
+        """Reconstruction of a weighted sum of decoder rows, both ``[..., d_out]``, in y's dtype."""
+        weights = self.weights()
+        bias = self.architecture.decoder_bias(self.cfg, weights)
+        if bias is not None:
+            y = y + bias.to(y.dtype)
+        if state.predicted is not None:
+            y = y + state.predicted.to(y.dtype)
+        if self.cfg.normalize_activations == CONSTANT_SCALAR and state.scale is None:
+            factor = self.cfg.activation_normalization_factor or 1.0
+            state = replace(state, scale=y.new_tensor(factor))
+        y = denormalize(y, state)
+        if state.x is not None:
+            W_skip = weights["W_skip"].to(y.dtype)
+            y = y + F.linear(state.x.to(y.dtype), W_skip)
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode and decode; a pure function of x."""
@@ -277,18 +331,22 @@ class SAE(nn.Module):
         What is decoded stays the same; feature activations become contributions in residual norm.
 
         Raises:
-            SAEError: for topk without rescaling, where other features would then be among the k.
+            SAEError: for kinds that would then select other features: matching pursuit, temporal,
+                and topk and abstopk without rescaling.
         """
-        if self.cfg.architecture == "topk" and not self.cfg.rescale_acts_by_decoder_norm:
+        scaled = self.architecture.scaled_by_norm
+        top_k = isinstance(self.architecture.select, TopK)
+        if scaled is None or (top_k and not self.cfg.rescale_acts_by_decoder_norm):
+            remedy = ", unless it has rescale_acts_by_decoder_norm" if top_k else ""
             raise SAEError(
-                "fold_W_dec_norm: would change which features a topk SAE selects, unless it has "
-                "rescale_acts_by_decoder_norm",
-                field="rescale_acts_by_decoder_norm",
+                f"fold_W_dec_norm: would change which features a {self.cfg.architecture} SAE "
+                f"selects{remedy}",
+                field="rescale_acts_by_decoder_norm" if top_k else "architecture",
             )
         norms = decoder_norms(self.weights()).clamp(min=_SMALLEST_NORM)
         self.W_dec.div_(norms[:, None])
         self.W_enc.mul_(norms)
-        for name in self.architecture.scaled_by_norm:
+        for name in scaled:
             self.get_parameter(name).mul_(norms)
 
     def save_model(self, path: str | Path) -> tuple[Path, Path]:
@@ -306,7 +364,9 @@ class SAE(nn.Module):
     def _remembered_state(self, acts: Tensor) -> EncodeState:
         state = self._last.state or EncodeState()
         kind, reshaping = self.cfg.normalize_activations, self.cfg.reshape_activations
-        needs_rows = kind in ("layer_norm", "constant_norm_rescale")
+        needs_rows = (
+            kind in ("layer_norm", "constant_norm_rescale") and not self.architecture.transcodes
+        )
         if not needs_rows and reshaping == "none":
             return EncodeState()
         if self._last.state is None:

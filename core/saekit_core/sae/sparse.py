@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saekit_core.sae.architectures import FeatureWise, TopK
 from saekit_core.sae.errors import SAEError
+from saekit_core.sae.feature_wise import FeatureWise
 from saekit_core.sae.normalization import EncodeState
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.sparse_acts import SparseActs
+from saekit_core.sae.top_k import TopK
 
 __all__ = ["SparseActs", "encode_sparse"]
 
@@ -39,7 +40,8 @@ def encode_sparse(
     """Encode rows of activations to sparse feature activations, without gradients.
 
     Args:
-        x: ``[N, d_in]`` of any float dtype, on the SAE's device (heads flattened).
+        x: ``[N, d_in]`` of any float dtype, on the SAE's device (heads flattened). For a temporal
+            SAE the rows are the positions of one sequence, from its start.
         block_rows: rows that are worked on at a time; None chooses for the device.
         top_k: report only this many features per row, those of largest activation.
 
@@ -57,6 +59,10 @@ def encode_sparse(
         raise SAEError(f"top_k: {top_k} is not in 1..d_sae={sae.cfg.d_sae}", field="top_k")
     if block_rows is not None and block_rows < 1:
         raise SAEError(f"block_rows: {block_rows} is not positive", field="block_rows")
+    if sae.architecture.sequential:
+        dense, state = sae.encode_with_state(x)
+        acts = SparseActs.from_dense(dense)
+        return (acts if top_k is None else acts.keep_largest(top_k)), state
     x_tilde, state = sae.prepare(x)
     encoder = _BlockEncoder(sae, len(x), block_rows)
     starts = range(0, max(len(x), 1), encoder.n_rows)
@@ -91,9 +97,11 @@ class _BlockEncoder:
             rows = DEVICE_BLOCK_BYTES // (sae.cfg.d_sae * sae.dtype.itemsize)
             self.tile_features = sae.cfg.d_sae
         self.n_rows = max(1, min(block_rows or rows, n_rows))
+        select = self.architecture.select
         # The k largest of a row are known only when all of its pre-activations are there.
-        whole_rows = isinstance(self.architecture.select, TopK)
-        width = sae.cfg.d_sae if whole_rows else self.tile_features
+        width = sae.cfg.d_sae if isinstance(select, TopK) else self.tile_features
+        if not isinstance(select, TopK | FeatureWise):
+            width = 0  # it has no pre-activations that a workspace could hold
         self._p = torch.empty(self.n_rows * width, dtype=sae.dtype, device=sae.device)
         self._mask = torch.empty(self.n_rows * width, dtype=torch.bool, device=sae.device)
 
@@ -102,6 +110,9 @@ class _BlockEncoder:
         select = self.architecture.select
         if isinstance(select, TopK):
             return self._top_k(x_tilde, select)
+        if not isinstance(select, FeatureWise):
+            acts = self.architecture.encode(self.cfg, self.weights, x_tilde)
+            return SparseActs.from_dense(acts)
         return _merge([self._above(x_tilde, select, c) for c in self._tiles()], self.cfg.d_sae)
 
     def _tiles(self) -> list[slice]:
@@ -133,16 +144,17 @@ class _BlockEncoder:
         for columns in self._tiles():
             part = None if bias is None else bias[columns]
             _pre_activations(self.weights["W_enc"][:, columns], x_tilde, part, p[:, columns])
-        ranked = select.rank(self.cfg, self.weights, p)
+        values = select.values(self.cfg, self.weights, p)
+        ranked = select.rank(values)
         torch.ge(ranked, _below_largest(ranked, k), out=mask)
         entries = _flat_nonzero(mask)
-        values = ranked.view(-1)[entries]
-        positive = values > 0
-        entries, values = entries[positive], values[positive]
+        kept = values.view(-1)[entries]
+        counts_too = kept != 0 if select.signed else kept > 0
+        entries, kept = entries[counts_too], kept[counts_too]
         candidates = SparseActs.from_counts(
             _counts(entries, n_rows, d_sae),
             (entries % d_sae).cpu().numpy().astype(np.uint32),
-            values.cpu(),
+            kept.cpu(),
             d_sae,
         )
         return candidates.keep_largest(k)

@@ -45,6 +45,17 @@ class SparseActs:
         return cls(indptr, indices, values, len(counts), d_sae)
 
     @classmethod
+    def from_dense(cls, acts: Tensor) -> SparseActs:
+        """The active entries of ``[N, d_sae]``."""
+        rows, features = acts.nonzero(as_tuple=True)
+        return cls.from_counts(
+            torch.bincount(rows, minlength=len(acts)).cpu().numpy(),
+            features.cpu().numpy().astype(np.uint32),
+            acts[rows, features].cpu(),
+            acts.shape[1],
+        )
+
+    @classmethod
     def concatenate(cls, parts: Sequence[SparseActs]) -> SparseActs:
         """The rows of one or more parts, one part after the other."""
         if len(parts) == 1:
@@ -78,12 +89,13 @@ class SparseActs:
         )
 
     def keep_largest(self, k: int) -> SparseActs:
-        """The k largest activations of each row (the lower index of equals), still ascending."""
+        """The k largest activations by magnitude of each row (the lower index of equals), still
+        ascending by feature."""
         counts = self.counts
         if counts.size == 0 or counts.max() <= k:
             return self
         rows = self.row_of_entry()
-        descending = np.lexsort((-self.values.to(torch.float64).numpy(), rows))
+        descending = np.lexsort((-self.values.to(torch.float64).abs().numpy(), rows))
         rank = np.empty(len(rows), dtype=np.int64)
         rank[descending] = np.arange(len(rows)) - self.indptr[rows]
         kept = rank < k

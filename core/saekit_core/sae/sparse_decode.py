@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saekit_core.sae.errors import SAEError
-from saekit_core.sae.normalization import EncodeState, denormalize
+from saekit_core.sae.normalization import EncodeState
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.sparse import SparseActs
 
@@ -44,4 +44,4 @@ def decode_sparse(sae: SAE, acts: SparseActs, state: EncodeState | None = None) 
         )
     else:
         y = rows.new_zeros((acts.n_rows, sae.cfg.d_out))
-    return denormalize(y + sae.b_dec.float(), state or EncodeState())
+    return sae.finish_decode(y, state or EncodeState())
