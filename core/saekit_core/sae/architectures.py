@@ -87,7 +87,8 @@ class Architecture:
         Raises:
             SAEError: this architecture has none.
         """
-        return F.linear(x, weights["W_enc"].mT, self.bias(weights))
+        bias = self.bias(weights)
+        return F.linear(x, weights["W_enc"].mT, bias)
 
     def bias(self, weights: Weights) -> Tensor | None:
         """What is added to x̃ W_enc, ``[d_sae]``; raises as `pre_activations`."""

@@ -25,14 +25,16 @@ class MatchingPursuit:
         yet or has left a residual whose norm is below `residual_threshold`.
         """
         W_dec = weights["W_dec"]
-        residual = x_tilde.reshape(-1, x_tilde.shape[-1]).clone()
+        # Rounding adds up over the steps, so what is carried from one to the next is not 16 bit.
+        wide = torch.promote_types(x_tilde.dtype, torch.float32)
+        residual = x_tilde.reshape(-1, x_tilde.shape[-1]).to(wide, copy=True)
         acts = residual.new_zeros((len(residual), cfg.d_sae))
         rows = torch.arange(len(residual), device=residual.device)
         for _ in range(cfg.max_iterations or cfg.d_in):
             left = residual[rows]
             with torch.no_grad():
-                chosen = (left @ W_dec.mT).argmax(dim=-1)
-            directions = W_dec[chosen]
+                chosen = (left.to(W_dec.dtype) @ W_dec.mT).argmax(dim=-1)
+            directions = W_dec[chosen].to(wide)
             values = F.relu((left * directions).sum(dim=-1))
             with torch.no_grad():
                 is_new = (acts[rows, chosen] == 0) & (values != 0)
@@ -43,7 +45,7 @@ class MatchingPursuit:
                 rows = rows[self._goes_on(cfg, left, is_new)]
             if not len(rows):
                 break
-        return acts.view(*x_tilde.shape[:-1], cfg.d_sae)
+        return acts.to(x_tilde.dtype).view(*x_tilde.shape[:-1], cfg.d_sae)
 
     def _goes_on(self, cfg: SAEConfig, residual: Tensor, is_new: Tensor) -> Tensor:
         goes_on = is_new if cfg.stop_on_duplicate_support else torch.ones_like(is_new)

@@ -47,7 +47,7 @@ class Temporal:
         W_dec = weights["W_dec"]
         encoder = W_dec.mT if cfg.tied_weights else weights["W_enc"]
         scale = 1 / (4 * cfg.d_in)
-        left = x_tilde.reshape(-1, *x_tilde.shape[-2:])
+        left = x_tilde[None].flatten(0, -3)
         predicted = torch.zeros_like(left)
         for layer in range(cfg.n_attn_layers or 0):
             z = F.relu((left * scale) @ encoder)
@@ -72,7 +72,8 @@ class Temporal:
             return F.linear(x, weight, bias)
 
         def heads(x: Tensor) -> Tensor:
-            return x.view(*x.shape[:-1], cfg.n_heads or 1, -1).transpose(1, 2)
+            n_heads = cfg.n_heads or 1
+            return x.view(*x.shape[:-1], n_heads, x.shape[-1] // n_heads).transpose(1, 2)
 
         attended = F.scaled_dot_product_attention(
             heads(project("q_target", z)),

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from tests.core.sae.reference import KINDS, random_activations, random_sae
 
 from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.normalization import EncodeState
@@ -11,29 +12,16 @@ from saekit_core.sae.sae import SAE
 from saekit_core.sae.sparse import encode_sparse
 from saekit_core.sae.sparse_decode import decode_sparse
 
-CASES = [
-    ("standard", "none", {}),
-    ("gated", "layer_norm", {}),
-    ("jumprelu", "constant_norm_rescale", {}),
-    ("topk", "none", {"k": 5, "rescale_acts_by_decoder_norm": True}),
-]
 
-
-@pytest.mark.parametrize(("architecture", "norm", "extra"), CASES)
-def test_sparse_decode_equals_dense_decode(architecture: str, norm: str, extra: dict) -> None:
-    generator = torch.Generator().manual_seed(0)
-    cfg = SAEConfig(
-        architecture=architecture, d_in=12, d_sae=40, normalize_activations=norm, **extra
-    )
-    sae = SAE.from_config(cfg, generator=generator)
-    with torch.no_grad():
-        for tensor in sae.parameters():
-            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.3)
-    x = torch.randn(7, 12, generator=generator)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalization", ["none", "layer_norm", "constant_norm_rescale"])
+def test_sparse_decode_equals_dense_decode(kind: str, normalization: str) -> None:
+    sae = random_sae(kind, normalization)
+    x = random_activations(7, sae.cfg.d_in).float()
     x[3] = 0
     acts, state = encode_sparse(sae, x)
     expected = sae.decode(acts.to_dense(), state)
-    torch.testing.assert_close(decode_sparse(sae, acts, state), expected)
+    torch.testing.assert_close(decode_sparse(sae, acts, state), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_without_active_features_decode_to_the_bias() -> None:
