@@ -10,6 +10,16 @@ import torch
 from saekit_core.sae import SAE, FeaturesFile, SAEConfig, write_sae_folder
 
 ARCHITECTURES = ("standard", "gated", "jumprelu", "topk")
+FURTHER: dict[str, dict[str, object]] = {
+    "abstopk": {"k": 8},
+    "matching_pursuit": {"max_iterations": 5},
+    "temporal": {"n_heads": 2, "bottleneck_factor": 8, "kval_topk": 9},
+    "transcoder": {},
+    "skip_transcoder": {},
+    "jumprelu_transcoder": {},
+    "jumprelu_skip_transcoder": {},
+}
+"""The other architectures, with what their configuration says besides the sizes."""
 
 
 def random_sae(
@@ -34,8 +44,8 @@ def random_sae(
             "d_sae": d_sae,
             "dtype": "float32",
             "normalize_activations": normalization,
-            "apply_b_dec_to_input": architecture != "jumprelu",
-            "metadata": metadata,
+            "apply_b_dec_to_input": "jumprelu" not in architecture and "code" not in architecture,
+            "metadata": {**metadata, **settings.pop("metadata", {})},  # type: ignore[dict-item]
             **settings,
         }
     )
@@ -43,13 +53,17 @@ def random_sae(
         name: torch.randn(tensor.shape, generator=generator) * (0.2 if tensor.dim() == 1 else 1.0)
         for name, tensor in SAE.from_config(cfg).weights().items()
     }
-    state["W_enc"] /= d_in**0.5
+    if "W_enc" in state:
+        state["W_enc"] /= d_in**0.5
     state["W_dec"] /= d_in**0.5
     for name in ("b_enc", "b_gate"):
         if name in state:
             state[name] -= 1.0
     if "threshold" in state:
         state["threshold"].abs_()
+    for name in state:
+        if name.startswith("attn_layers") or name == "W_skip":
+            state[name] /= state[name].shape[-1] ** 0.5
     return SAE.from_state(cfg, state)
 
 

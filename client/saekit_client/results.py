@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -82,26 +82,37 @@ class EncodeState:
     """[rows, 1], for `constant_norm_rescale`."""
     head_shape: tuple[int, int] | None = None
     """(n_heads, d_head) at hook points with heads."""
+    x: Floats | None = None
+    """[rows, d_in], for skip transcoders: the raw activations."""
+    predicted: Floats | None = None
+    """[rows, d_in], for temporal SAEs: what the context predicts."""
 
     @classmethod
     def of(cls, message: tensor_pb2.EncodeState) -> EncodeState:
         """From the wire."""
         heads = tuple(message.head_shape)
-        return cls(
-            tensor_to_numpy(message.mean) if message.HasField("mean") else None,
-            tensor_to_numpy(message.std) if message.HasField("std") else None,
-            tensor_to_numpy(message.scale) if message.HasField("scale") else None,
-            (heads[0], heads[1]) if heads else None,
-        )
+        arrays = {
+            name: tensor_to_numpy(getattr(message, name))
+            for name in STATE_ARRAYS
+            if message.HasField(name)
+        }
+        return cls(**arrays, head_shape=(heads[0], heads[1]) if heads else None)
 
     def message(self) -> tensor_pb2.EncodeState:
         """To the wire."""
+        arrays = {name: getattr(self, name) for name in STATE_ARRAYS}
         return tensor_pb2.EncodeState(
-            mean=None if self.mean is None else numpy_to_tensor(self.mean.astype(np.float32)),
-            std=None if self.std is None else numpy_to_tensor(self.std.astype(np.float32)),
-            scale=None if self.scale is None else numpy_to_tensor(self.scale.astype(np.float32)),
+            **{
+                name: numpy_to_tensor(array.astype(np.float32))
+                for name, array in arrays.items()
+                if array is not None
+            },
             head_shape=self.head_shape or (),
         )
+
+
+STATE_ARRAYS: Final = ("mean", "std", "scale", "x", "predicted")
+"""The fields of an `EncodeState` that have a row for each row of activations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,9 +154,9 @@ class SAEEncoding:
         return to_scipy(self.csr)
 
     def top(self, row: int, k: int = 10) -> list[tuple[int, float]]:
-        """The k largest (feature, activation) of a row, largest first."""
+        """The k largest (feature, activation) by magnitude of a row, largest first."""
         features, values = self.csr.row(row)
-        order = np.argsort(-values, kind="stable")[:k]
+        order = np.argsort(-np.abs(values), kind="stable")[:k]
         return [(int(features[i]), float(values[i])) for i in order]
 
     @classmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.models import build_gpt2, build_llama
-from tests.saes import ARCHITECTURES, random_sae, write_sae
+from tests.saes import ARCHITECTURES, FURTHER, random_sae, write_sae
 from tests.serving import Running, serving
 
 from saekit_server.config import ServeConfig
@@ -36,6 +36,17 @@ def make_saes(root: Path) -> Path:
         "blocks.1.attn.hook_z", D_MODEL, "standard", seed=9, reshape_activations="hook_z"
     )
     write_sae(root / "heads", heads)
+    for seed, (architecture, settings) in enumerate(FURTHER.items(), 10):
+        out = {"hook_name_out": "blocks.1.hook_mlp_out"} if "code" in architecture else {}
+        sae = random_sae(
+            "blocks.1.hook_resid_mid" if out else "blocks.1.hook_resid_pre",
+            D_MODEL,
+            architecture,
+            seed=seed,
+            metadata=out,
+            **settings,
+        )
+        write_sae(root / "further" / architecture, sae)
     return root
 
 

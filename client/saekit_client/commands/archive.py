@@ -1,7 +1,7 @@
 """The .npz that `saekit encode --out` writes and `saekit decode` reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from saekit.codec import CSR
-from saekit_client.results import EncodeResult, EncodeState, Floats, stack
+from saekit_client.results import STATE_ARRAYS, EncodeResult, EncodeState, Floats, stack
 from saekit_client.stream_requests import DecodeItem
-
-_STATES = ("mean", "std", "scale")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +45,7 @@ class Archive:
             "row_position": self.row_position,
             "row_special": self.row_special,
         }
-        for name in _STATES:
+        for name in STATE_ARRAYS:
             if getattr(self.state, name) is not None:
                 arrays[f"state_{name}"] = getattr(self.state, name)
         if self.state.head_shape is not None:
@@ -81,10 +79,8 @@ class Archive:
                 arrays["row_position"],
                 arrays["row_special"],
                 EncodeState(
-                    arrays.get("state_mean"),
-                    arrays.get("state_std"),
-                    arrays.get("state_scale"),
-                    None if heads is None else (int(heads[0]), int(heads[1])),
+                    **{name: arrays.get(f"state_{name}") for name in STATE_ARRAYS},
+                    head_shape=None if heads is None else (int(heads[0]), int(heads[1])),
                 ),
                 arrays.get("activations"),
             )
@@ -103,12 +99,10 @@ class Archive:
         ]
 
     def _state_of(self, start: int, stop: int) -> EncodeState:
-        state = self.state
-        return EncodeState(
-            None if state.mean is None else state.mean[start:stop],
-            None if state.std is None else state.std[start:stop],
-            None if state.scale is None else state.scale[start:stop],
-            state.head_shape,
+        arrays = {name: getattr(self.state, name) for name in STATE_ARRAYS}
+        return replace(
+            self.state,
+            **{n: None if array is None else array[start:stop] for n, array in arrays.items()},
         )
 
 
@@ -162,9 +156,5 @@ def _joined_state(states: Sequence[EncodeState]) -> EncodeState:
         present = [v for v in values if v is not None]
         return np.concatenate(present) if present else None
 
-    return EncodeState(
-        joined([s.mean for s in states]),
-        joined([s.std for s in states]),
-        joined([s.scale for s in states]),
-        states[0].head_shape,
-    )
+    arrays: dict[str, Any] = {n: joined([getattr(s, n) for s in states]) for n in STATE_ARRAYS}
+    return replace(states[0], **arrays)

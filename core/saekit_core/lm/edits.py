@@ -104,7 +104,7 @@ class BoundSAE:
     """An SAE at the hook points of a model that it reads and writes.
 
     Raises:
-        InterventionError: an SAE that does not fit the hook points, or that needs whole sequences.
+        InterventionError: an SAE that does not fit the hook points.
     """
 
     sae: SAE
@@ -119,12 +119,6 @@ class BoundSAE:
 
     def __post_init__(self) -> None:
         cfg = self.sae.cfg
-        if cfg.architecture == "temporal":
-            raise InterventionError(
-                f"{self.sae_id} is a temporal SAE, which needs whole sequences; it cannot be"
-                " spliced into a run",
-                field="sae",
-            )
         for side, hook, width in (
             ("reads", self.hook, cfg.d_in),
             ("writes", self.hook_out, cfg.d_out),

@@ -13,6 +13,7 @@ from saekit_core.lm.interventions import (
     NO_INTERVENTIONS,
     Condition,
     Edit,
+    FeatureEdit,
     InterventionError,
     Interventions,
     Splice,
@@ -91,8 +92,11 @@ def place(
 
     Raises:
         InterventionError: a position selector that does not fit, a `Stop` where nothing is
-            generated; `field` is the path, as "edits[2].positions.ranges[0]".
+            generated, a temporal SAE where something is, since it needs whole sequences; `field`
+            is the path, as "edits[2].positions.ranges[0]".
     """
+    if n_generated:
+        _refuse_sequential(interventions, watch)
     selections: dict[tuple[PositionSelector | None, PositionSelector], int] = {}
     resolved: list[ResolvedPositions] = []
 
@@ -146,6 +150,31 @@ def place(
         watch=tuple(watch),
         selections=tuple(resolved),
     )
+
+
+def _refuse_sequential(interventions: Interventions, watch: Sequence[Watch]) -> None:
+    used = [(f"splices[{i}]", splice.sae) for i, splice in enumerate(interventions.splices)]
+    used += [
+        (f"edits[{i}].feature", edit.sae)
+        for i, edit in enumerate(interventions.edits)
+        if isinstance(edit, FeatureEdit)
+    ]
+    for i, condition in enumerate(interventions.conditions):
+        used.append((f"conditions[{i}].trigger", condition.sae))
+        edits = () if isinstance(condition.action, Stop) else condition.action.edits
+        used += [
+            (f"conditions[{i}].action.edits[{j}].feature", edit.sae)
+            for j, edit in enumerate(edits)
+            if isinstance(edit, FeatureEdit)
+        ]
+    used += [(f"watch[{i}]", watched.sae) for i, watched in enumerate(watch)]
+    for field_path, bound in used:
+        if bound.sae.architecture.sequential:
+            raise InterventionError(
+                f"{bound.sae_id} is a temporal SAE, which needs whole sequences; it takes no part"
+                " in a generation",
+                field=field_path,
+            )
 
 
 def idle_row() -> InterventionRow:

@@ -42,9 +42,11 @@ def _read_in_full(group: SAEGroup, x: Tensor) -> SAEReading:
     n_rows, width = x.shape[:2]
     tokens = x.reshape(-1, x.shape[-1])
     features = group.features.repeat_interleave(width, dim=0)
+    # A block of a temporal SAE is a whole row, which begins at position 0 outside a generation.
+    step = width if sae.architecture.sequential else BLOCK_ROWS
     acts, scales, reconstructions = [], [], []
-    for start in range(0, len(tokens), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
+    for start in range(0, len(tokens), step):
+        block = slice(start, start + step)
         full, state = sae.encode_with_state(tokens[block])
         acts.append(full.gather(-1, features[block]).float())
         if (scale := state.output_scale()) is not None:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import EllipsisType
+from typing import Final
 
 import torch
 from torch import Tensor
 
 LAYER_NORM_EPS = 1e-5
+
+STATE_OF_NORMALIZATION: Final = {
+    "layer_norm": ("mean", "std"),
+    "constant_norm_rescale": ("scale",),
+}
+"""Which parts of the state decode cannot do without, by normalisation."""
 
 RowIndex = int | slice | Tensor | EllipsisType
 

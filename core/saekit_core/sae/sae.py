@@ -21,7 +21,12 @@ from saekit_core.sae.config import CONSTANT_SCALAR, SAEConfig
 from saekit_core.sae.dtypes import dtype_name, torch_dtype
 from saekit_core.sae.errors import SAEError, SAEFormatError
 from saekit_core.sae.feature_wise import FeatureWise
-from saekit_core.sae.normalization import EncodeState, denormalize, normalize
+from saekit_core.sae.normalization import (
+    STATE_OF_NORMALIZATION,
+    EncodeState,
+    denormalize,
+    normalize,
+)
 from saekit_core.sae.temporal import Temporal
 from saekit_core.sae.top_k import TopK
 from saekit_core.sae.weights import ALL, decoder_norms
@@ -364,9 +369,7 @@ class SAE(nn.Module):
     def _remembered_state(self, acts: Tensor) -> EncodeState:
         state = self._last.state or EncodeState()
         kind, reshaping = self.cfg.normalize_activations, self.cfg.reshape_activations
-        needs_rows = (
-            kind in ("layer_norm", "constant_norm_rescale") and not self.architecture.transcodes
-        )
+        needs_rows = kind in STATE_OF_NORMALIZATION and not self.architecture.transcodes
         if not needs_rows and reshaping == "none":
             return EncodeState()
         if self._last.state is None:

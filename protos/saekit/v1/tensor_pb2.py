@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16saekit/v1/tensor.proto\x12\tsaekit.v1\"I\n\x06Tensor\x12\"\n\x05\x64type\x18\x01 \x01(\x0e\x32\x13.saekit.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"v\n\nSparseRows\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\x0e\n\x06indptr\x18\x02 \x01(\x0c\x12\x0f\n\x07indices\x18\x03 \x01(\x0c\x12(\n\x0bvalue_dtype\x18\x04 \x01(\x0e\x32\x13.saekit.v1.DataType\x12\x0e\n\x06values\x18\x05 \x01(\x0c\"\x84\x01\n\x0b\x45ncodeState\x12\x1f\n\x04mean\x18\x01 \x01(\x0b\x32\x11.saekit.v1.Tensor\x12\x1e\n\x03std\x18\x02 \x01(\x0b\x32\x11.saekit.v1.Tensor\x12 \n\x05scale\x18\x03 \x01(\x0b\x32\x11.saekit.v1.Tensor\x12\x12\n\nhead_shape\x18\x04 \x03(\x03*\x98\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDATA_TYPE_F32\x10\x01\x12\x11\n\rDATA_TYPE_F16\x10\x02\x12\x12\n\x0e\x44\x41TA_TYPE_BF16\x10\x03\x12\x11\n\rDATA_TYPE_I32\x10\x04\x12\x11\n\rDATA_TYPE_I64\x10\x05\x12\x11\n\rDATA_TYPE_U32\x10\x06\x42\x44\n\x0cio.saekit.v1P\x01Z2github.com/saekit/saekit/gen/go/saekit/v1;saekitv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16saekit/v1/tensor.proto\x12\tsaekit.v1\"I\n\x06Tensor\x12\"\n\x05\x64type\x18\x01 \x01(\x0e\x32\x13.saekit.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"v\n\nSparseRows\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\x0e\n\x06indptr\x18\x02 \x01(\x0c\x12\x0f\n\x07indices\x18\x03 \x01(\x0c\x12(\n\x0bvalue_dtype\x18\x04 \x01(\x0e\x32\x13.saekit.v1.DataType\x12\x0e\n\x06values\x18\x05 \x01(\x0c\"\xc8\x01\n\x0b\x45ncodeState\x12\x1f\n\x04mean\x18\x01 \x01(\x0b\x32\x11.saekit.v1.Tensor\x12\x1e\n\x03std\x18\x02 \x01(\x0b\x32\x11.saekit.v1.Tensor\x12 \n\x05scale\x18\x03 \x01(\x0b\x32\x11.saekit.v1.Tensor\x12\x12\n\nhead_shape\x18\x04 \x03(\x03\x12\x1c\n\x01x\x18\x05 \x01(\x0b\x32\x11.saekit.v1.Tensor\x12$\n\tpredicted\x18\x06 \x01(\x0b\x32\x11.saekit.v1.Tensor*\x98\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDATA_TYPE_F32\x10\x01\x12\x11\n\rDATA_TYPE_F16\x10\x02\x12\x12\n\x0e\x44\x41TA_TYPE_BF16\x10\x03\x12\x11\n\rDATA_TYPE_I32\x10\x04\x12\x11\n\rDATA_TYPE_I64\x10\x05\x12\x11\n\rDATA_TYPE_U32\x10\x06\x42\x44\n\x0cio.saekit.v1P\x01Z2github.com/saekit/saekit/gen/go/saekit/v1;saekitv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,12 +32,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'saekit.v1.tensor_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014io.saekit.v1P\001Z2github.com/saekit/saekit/gen/go/saekit/v1;saekitv1'
-  _globals['_DATATYPE']._serialized_start=368
-  _globals['_DATATYPE']._serialized_end=520
+  _globals['_DATATYPE']._serialized_start=436
+  _globals['_DATATYPE']._serialized_end=588
   _globals['_TENSOR']._serialized_start=37
   _globals['_TENSOR']._serialized_end=110
   _globals['_SPARSEROWS']._serialized_start=112
   _globals['_SPARSEROWS']._serialized_end=230
   _globals['_ENCODESTATE']._serialized_start=233
-  _globals['_ENCODESTATE']._serialized_end=365
+  _globals['_ENCODESTATE']._serialized_end=433
 # @@protoc_insertion_point(module_scope)

@@ -49,13 +49,17 @@ class SparseRows(_message.Message):
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., indptr: _Optional[bytes] = ..., indices: _Optional[bytes] = ..., value_dtype: _Optional[_Union[DataType, str]] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class EncodeState(_message.Message):
-    __slots__ = ("mean", "std", "scale", "head_shape")
+    __slots__ = ("mean", "std", "scale", "head_shape", "x", "predicted")
     MEAN_FIELD_NUMBER: _ClassVar[int]
     STD_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     HEAD_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    X_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_FIELD_NUMBER: _ClassVar[int]
     mean: Tensor
     std: Tensor
     scale: Tensor
     head_shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, mean: _Optional[_Union[Tensor, _Mapping]] = ..., std: _Optional[_Union[Tensor, _Mapping]] = ..., scale: _Optional[_Union[Tensor, _Mapping]] = ..., head_shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    x: Tensor
+    predicted: Tensor
+    def __init__(self, mean: _Optional[_Union[Tensor, _Mapping]] = ..., std: _Optional[_Union[Tensor, _Mapping]] = ..., scale: _Optional[_Union[Tensor, _Mapping]] = ..., head_shape: _Optional[_Iterable[int]] = ..., x: _Optional[_Union[Tensor, _Mapping]] = ..., predicted: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...

@@ -140,6 +140,9 @@ class ForwardBatch:
         hook: HookPoint,
     ) -> None:
         """Encodes every place that one SAE is read at, in one go."""
+        if loaded.sae.architecture.sequential:
+            self._encode_sequences(loaded, places, h)
+            return
         index = np.concatenate(
             [self._twins[i].main * self.width + read.positions for i, _, read in places]
         )
@@ -148,10 +151,28 @@ class ForwardBatch:
         acts, state = encode_sparse(loaded.sae, x)
         if loaded.sae.cfg.reshape_activations == "hook_z" and len(hook.shape) == 2:
             state = replace(state, head_shape=(hook.shape[0], hook.shape[1]))
-        pieces = split_encoding(acts, state, [read.positions for _, _, read in places])
+        pieces = split_encoding(
+            acts,
+            state,
+            [read.positions for _, _, read in places],
+            return_state=any(read.return_state for _, _, read in places),
+        )
         for (i, j, read), encoding in zip(places, pieces, strict=True):
             every = len(read.positions) == len(self._works[i].tokenized.ids)
             self._encodings[i, j] = replace(encoding, every_position=every)
+
+    def _encode_sequences(
+        self, loaded: LoadedSAE, places: Sequence[tuple[int, int, Read]], h: Tensor
+    ) -> None:
+        """Encodes whole rows, for an SAE whose features depend on the context."""
+        for i, j, read in places:
+            row = self._twins[i].main
+            x = h[row, : self._lengths[row]].flatten(1)[:, loaded.bound.columns(loaded.bound.hook)]
+            acts, state = encode_sparse(loaded.sae, x)
+            (whole,) = split_encoding(
+                acts, state, [np.arange(len(x))], return_state=read.return_state
+            )
+            self._encodings[i, j] = replace(whole, every_position=True).at(read.positions)
 
     def _logits_at(self) -> tuple[Tensor | None, dict[int, slice]]:
         """Flat indices of the wanted logits, and the span of each row in them."""
@@ -193,10 +214,14 @@ class ForwardBatch:
 
 
 def split_encoding(
-    acts: SparseActs, state: EncodeState, positions: Sequence[npt.NDArray[np.int64]]
+    acts: SparseActs,
+    state: EncodeState,
+    positions: Sequence[npt.NDArray[np.int64]],
+    *,
+    return_state: bool,
 ) -> list[Encoding]:
     """Consecutive rows of one encode, cut into the reads that they belong to."""
-    arrays = encode_state_arrays(state)
+    arrays = encode_state_arrays(state) if return_state else {}
     values = acts.values.float().numpy()
     encodings = []
     start = 0

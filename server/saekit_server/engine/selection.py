@@ -74,9 +74,9 @@ def take_rows(acts: CSR, rows: npt.NDArray[np.int64]) -> CSR:
 
 
 def top_k(acts: CSR, k: int) -> CSR:
-    """The k largest activations of each row; ties go to the lower feature."""
+    """The k largest activations by magnitude of each row; ties go to the lower feature."""
     rows = acts.row_of_each()
-    order = np.lexsort((acts.indices, -acts.data, rows))
+    order = np.lexsort((acts.indices, -np.abs(acts.data), rows))
     rank = np.arange(acts.nnz) - acts.indptr[rows].astype(np.int64)
     return _keep(acts, np.sort(order[rank < k]))
 

@@ -18,16 +18,20 @@ from saekit_server.registry import LoadedSAE
 
 Ids = npt.NDArray[np.int64]
 
+STATE_PARTS = ("mean", "std", "scale", "x", "predicted")
+"""The arrays of an encode state, by the names that the core and the wire give them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Read:
     """Features of one SAE at some positions of a row (or of some rows of given activations).
 
-    positions: [rows], ascending.
+    positions: [rows], ascending; return_state: whether anybody wants what Decode needs.
     """
 
     loaded: LoadedSAE
     positions: Ids
+    return_state: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,8 @@ class Encoding:
     """Every active feature at the positions of a `Read`.
 
     acts: [rows, d_sae]; positions: [rows]; every_position: the rows are all positions of the input;
-    state: what Decode needs, arrays of [rows, 1] by name; head_shape: (n_heads, d_head) or empty.
+    state: what Decode needs, arrays [rows, ...] by name, if it was asked for; head_shape:
+    (n_heads, d_head) or empty.
     """
 
     acts: CSR
@@ -138,11 +143,12 @@ class ForwardResult:
 class EncodeActivationsWork:
     """Rows of given activations through one SAE.
 
-    x: float32 [rows, d_in] or [rows, n_heads, d_head].
+    x: float32 [rows, d_in] or [rows, n_heads, d_head]; return_state: as in `Read`.
     """
 
     loaded: LoadedSAE
     x: npt.NDArray[np.float32]
+    return_state: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +161,8 @@ class DecodeWork:
 
 
 def encode_state_arrays(state: EncodeState) -> dict[str, npt.NDArray[Any]]:
-    """The parts of a state that are there, as float32 arrays of [rows, 1]."""
-    parts = {"mean": state.mean, "std": state.std, "scale": state.scale}
+    """The parts of a state that are there, as float32 arrays of [rows, 1] or [rows, d_in]."""
+    parts = {name: getattr(state, name) for name in STATE_PARTS}
     return {
         name: tensor.detach().float().cpu().numpy()
         for name, tensor in parts.items()

@@ -9,9 +9,10 @@ import torch
 from saekit.codec import CSR, float_dtype_name, numpy_to_tensor, rows_to_csr, tensor_to_numpy
 from saekit.v1 import sae_service_pb2 as pb
 from saekit.v1 import tensor_pb2
-from saekit_core.sae.normalization import EncodeState
+from saekit_core.sae.config import CONSTANT_SCALAR
+from saekit_core.sae.normalization import STATE_OF_NORMALIZATION, EncodeState
 from saekit_server.engine.call import Call
-from saekit_server.engine.work import DecodeWork
+from saekit_server.engine.work import STATE_PARTS, DecodeWork
 from saekit_server.errors import at_field, invalid
 from saekit_server.handlers.context import Context, check_count, check_size
 from saekit_server.handlers.streams import stream_items
@@ -131,23 +132,31 @@ def _dense_to_csr(dense: "np.typing.NDArray[np.floating]") -> CSR:
 
 def _state(item: pb.DecodeItem, loaded: LoadedSAE, rows: int) -> EncodeState | None:
     """The state of an item, which must be there exactly as far as the SAE needs it."""
-    cfg = loaded.sae.cfg
-    needed = {"layer_norm": ("mean", "std"), "constant_norm_rescale": ("scale",)}.get(
-        cfg.normalize_activations, ()
-    )
+    cfg, architecture = loaded.sae.cfg, loaded.sae.architecture
+    needed = STATE_OF_NORMALIZATION.get(cfg.normalize_activations, ())
+    if architecture.transcodes:
+        needed = ()  # what it reconstructs was not normalised
+    optional = {
+        "x": architecture.skips,
+        "predicted": architecture.sequential,
+        "scale": cfg.normalize_activations == CONSTANT_SCALAR,
+    }
     parts = {}
-    for name in ("mean", "std", "scale"):
+    for name in STATE_PARTS:
         present = item.HasField("state") and item.state.HasField(name)
-        if present != (name in needed):
+        if present != (name in needed) and not optional.get(name):
             verb = "needs" if name in needed else "takes no"
             raise invalid(
-                name, f"{loaded.sae_id} ({cfg.normalize_activations}) {verb} {name} to decode"
+                name,
+                f"{loaded.sae_id} ({cfg.architecture}, {cfg.normalize_activations}) {verb} {name} "
+                "to decode",
             )
         if present:
             with at_field(name):
                 array = tensor_to_numpy(getattr(item.state, name), floating=True)
-                if array.shape != (rows, 1):
-                    raise invalid("shape", f"expected {[rows, 1]}, got {list(array.shape)}")
+                expected = [rows, cfg.d_in if name in ("x", "predicted") else 1]
+                if list(array.shape) != expected:
+                    raise invalid("shape", f"expected {expected}, got {list(array.shape)}")
                 if not np.isfinite(array).all() or (name == "scale" and (array <= 0).any()):
                     raise invalid("data", "must be finite, and a scale positive")
                 parts[name] = torch.from_numpy(array.astype(np.float32))

@@ -163,7 +163,11 @@ class EncodeHandler:
         self, item: input_pb2.Input, x: Floats, plan: EncodePlan, index: int, where: str
     ) -> Pending:
         reads, which = reads_of(plan.queries, _anonymous(len(x)), "options.saes", where)
-        works = {read.loaded: EncodeActivationsWork(read.loaded, x) for read in reads}
+        stateful = {read.loaded for read in reads if read.return_state}
+        works = {
+            read.loaded: EncodeActivationsWork(read.loaded, x, read.loaded in stateful)
+            for read in reads
+        }
         order = list(works)
 
         def finish(answers: Sequence[Any]) -> pb.EncodeResult:
@@ -198,7 +202,8 @@ def reads_of(
             if not mask.any():
                 raise invalid("", "selects no position of this input")
         key = (query.loaded.sae_id, query.loaded.revision, mask.tobytes())
-        reads.setdefault(key, Read(query.loaded, np.flatnonzero(mask)))
+        stateful = query.return_state or (key in reads and reads[key].return_state)
+        reads[key] = Read(query.loaded, np.flatnonzero(mask), stateful)
         which.append(list(reads).index(key))
     return tuple(reads.values()), which
 
@@ -237,6 +242,12 @@ def _activations(tensor: tensor_pb2.Tensor, queries: Sequence[Query]) -> Floats:
                 "",
                 f"activations belong to one hook point, but {loaded.sae_id} reads "
                 f"{loaded.bound.hook.name} and another SAE {hook.name}",
+            )
+        if loaded.sae.architecture.sequential:
+            raise invalid(
+                "",
+                f"{loaded.sae_id} is a temporal SAE, whose features depend on the whole sequence; "
+                "send text or tokens",
             )
         _check_shape(x, loaded)
     if not np.isfinite(x).all():
