@@ -77,8 +77,8 @@ class SAE(nn.Module):
         super().__init__()
         check_tensors(cfg, state)
         self.cfg = replace(cfg, device=str(state["W_dec"].device))
-        for name in ("W_enc", "b_enc"):  # not every kind has them
-            self.register_parameter(name, None)
+        self._tied = "W_enc" not in state
+        self.register_parameter("b_enc", None)
         for name, tensor in state.items():
             *path, leaf = name.split(".")
             owner: nn.Module = self
@@ -177,8 +177,8 @@ class SAE(nn.Module):
         return dict(self.named_parameters())
 
     def __getattr__(self, name: str) -> Any:
-        if name == "W_enc" and self._parameters.get(name) is None:
-            return self.W_dec.mT  # tied
+        if name == "W_enc" and self._tied:
+            return self.W_dec.mT
         return super().__getattr__(name)
 
     def encode_with_state(self, x: Tensor) -> tuple[Tensor, EncodeState]:
