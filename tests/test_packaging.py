@@ -42,6 +42,7 @@ def test_the_wheel_holds_every_package_and_the_embedded_model(wheel: Path) -> No
     text = zipfile.ZipFile(wheel).read(entry_points).decode()
     assert "saekit = saekit_client.cli:main" in text
     assert "[saekit.commands]" in text
+    assert "upload = saekit_core.commands.upload:upload" in text
 
 
 def test_the_client_alone_needs_no_torch_and_starts_at_once(wheel: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saekit_core.sae.upload import upload_saes_to_huggingface as upload_saes_to_huggingface
     from saekit_trainer.activations_store import ActivationsStore as ActivationsStore
     from saekit_trainer.config import LanguageModelSAERunnerConfig as LanguageModelSAERunnerConfig
     from saekit_trainer.evaluation import Evaluation as Evaluation
@@ -20,15 +21,17 @@ __all__ = [
     "SAETrainer",
     "SAETrainingRunner",
     "evaluate",
+    "upload_saes_to_huggingface",
 ]
 
 _HOMES = {
-    "ActivationsStore": "activations_store",
-    "Evaluation": "evaluation",
-    "LanguageModelSAERunnerConfig": "config",
-    "SAETrainer": "trainer",
-    "SAETrainingRunner": "runner",
-    "evaluate": "evaluation",
+    "ActivationsStore": ".activations_store",
+    "Evaluation": ".evaluation",
+    "LanguageModelSAERunnerConfig": ".config",
+    "SAETrainer": ".trainer",
+    "SAETrainingRunner": ".runner",
+    "evaluate": ".evaluation",
+    "upload_saes_to_huggingface": "saekit_core.sae.upload",
 }
 
 
@@ -36,4 +39,4 @@ def __getattr__(name: str) -> Any:
     # `saekit train --help` should not wait for torch and transformers.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name], __name__), name)

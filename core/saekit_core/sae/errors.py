@@ -21,3 +21,7 @@ class SAEFormatError(SAEError):
 
 class SAENotFoundError(SAEError):
     """There is no SAE under that name or at that place."""
+
+
+class SAEUploadError(SAEError):
+    """The Hub cannot be reached, or does not take what was sent; says what to do."""
