@@ -43,6 +43,10 @@ class SAEInfo:
     has_features: bool
     labels: Mapping[str, str]
     k: int | None
+    neuronpedia_id: str
+    """Empty if its metadata has none."""
+    neuronpedia_url: str
+    """Its page; empty if it has none."""
 
     @classmethod
     def of(cls, m: pb.SAEInfo) -> SAEInfo:
@@ -71,6 +75,8 @@ class SAEInfo:
             m.has_features,
             dict(m.labels),
             _optional(m, "k"),
+            m.neuronpedia_id,
+            m.neuronpedia_url,
         )
 
 
@@ -233,6 +239,8 @@ class FeatureInfo:
     bottom_tokens: tuple[TokenScore, ...]
     neighbours: tuple[FeatureNeighbour, ...]
     examples: tuple[FeatureExample, ...]
+    neuronpedia_url: str
+    """Its page on Neuronpedia; empty if the SAE has none."""
 
     @classmethod
     def of(cls, m: pb.FeatureInfo) -> FeatureInfo:
@@ -251,6 +259,7 @@ class FeatureInfo:
                 FeatureExample(tuple(e.tokens), np.array(e.activations, dtype=np.float32))
                 for e in m.examples
             ),
+            m.neuronpedia_url,
         )
 
 

@@ -46,8 +46,8 @@ def serve() -> Iterator[Serve]:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real server: a small Llama-type model and three SAEs.
 
-    `topk` (with recorded maxima and labels), `normed` (whose Decode needs the state of its Encode)
-    and `heads` (at attention heads).
+    `topk` (with recorded maxima, labels, and a page on Neuronpedia), `normed` (whose Decode needs
+    the state of its Encode) and `heads` (at attention heads).
     """
     from tests.models import build_llama
     from tests.saes import random_sae
@@ -64,7 +64,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         labels={3: "dragons", 5: "small dragons"},
         examples={3: (Snippet(("a", " dragon"), (0.0, 2.0), 1),)},
     )
-    sae = random_sae("blocks.1.hook_resid_pre", 32, "topk", seed=1)
+    sae = random_sae("blocks.1.hook_resid_pre", 32, "topk", seed=1, neuronpedia_id="tiny/1-res-tst")
     write_sae_folder(sae, root / "saes" / "topk", features=known)
     normed = random_sae(hook, 32, "jumprelu", normalization="layer_norm", seed=2)
     write_sae_folder(normed, root / "saes" / "normed")

@@ -328,6 +328,9 @@ def test_the_registry(client: Client) -> None:
     details = client.get_sae("topk")
     assert details.info.architecture == "topk"
     assert details.config["d_sae"] == 96
+    assert details.info.neuronpedia_id == "tiny/1-res-tst"
+    assert details.info.neuronpedia_url == "https://neuronpedia.org/tiny/1-res-tst"
+    assert [s.neuronpedia_url != "" for s in saes] == [False, False, True]
     watch = client.watch_saes()
     kinds = [next(watch).kind for _ in range(4)]
     assert kinds == ["present", "present", "present", "synced"]
@@ -353,6 +356,8 @@ def test_what_is_known_of_features(client: Client) -> None:
     assert len(dragon.top_tokens) == len(dragon.bottom_tokens) == 2
     assert len(dragon.neighbours) == 3
     assert dragon.examples[0].tokens == ("a", " dragon")
+    assert dragon.neuronpedia_url == "https://neuronpedia.org/tiny/1-res-tst/3"
+    assert client.get_features("heads", 3).features[0].neuronpedia_url == ""
     assert [f.index for f in client.get_features("topk", search="DRAGON").features] == [3, 5]
 
 

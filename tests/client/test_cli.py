@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,29 @@ def test_the_registry_commands(saekit: Saekit) -> None:
     saekit("saes", "load", "topk", "--sae-id", "cli", code=1)
     assert "ALREADY_EXISTS" in saekit.shown.err
     assert "unloaded cli@" in saekit("saes", "unload", "cli")
+
+
+def test_pages_on_neuronpedia_are_shown_where_there_are_some(saekit: Saekit) -> None:
+    page = "https://neuronpedia.org/tiny/1-res-tst"
+    shown = saekit("saes", "show", "topk")
+    assert "tiny/1-res-tst" in shown
+    assert page in shown
+    assert saekit.json("saes", "show", "topk")[0]["info"]["neuronpedia_url"] == page
+    assert f"{page}/3" in saekit("features", "show", "topk", "3")
+    assert f"{page}/3" in saekit("features", "similar", "topk", "3")
+    [found] = saekit.json("features", "show", "topk", "3", "5")
+    assert [f["neuronpedia_url"] for f in found["features"]] == [f"{page}/3", f"{page}/5"]
+    for words in (("saes", "show", "normed"), ("features", "show", "normed", "3")):
+        assert "https:" not in saekit(*words)
+
+
+def test_a_terminal_gets_links(monkeypatch: pytest.MonkeyPatch, saekit: Saekit) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for words in (("saes", "list", "topk"), ("saes", "show", "topk")):
+        shown = saekit(*words)
+        assert re.search(r"\x1b]8;id=\d+;https://neuronpedia\.org/tiny/1-res-tst\x1b", shown)
+    shown = saekit("features", "show", "topk", "3")
+    assert re.search(r"\x1b]8;id=\d+;https://neuronpedia\.org/tiny/1-res-tst/3\x1b", shown)
 
 
 def test_the_feature_commands(saekit: Saekit) -> None:

@@ -21,10 +21,15 @@ HOOKS = {
 }
 
 
+NEURONPEDIA = {"topk": "tiny-model/0-topk-tst", "gated": "https://elsewhere.example/x"}
+"""Ids in the metadata; the second is none."""
+
+
 def make_saes(root: Path) -> Path:
     """One SAE of each architecture, one that normalises, and one of attention heads."""
     for seed, architecture in enumerate(ARCHITECTURES):
-        sae = random_sae(HOOKS[architecture], D_MODEL, architecture, seed=seed)
+        page = NEURONPEDIA.get(architecture)
+        sae = random_sae(HOOKS[architecture], D_MODEL, architecture, seed=seed, neuronpedia_id=page)
         write_sae(root / architecture, sae, max_activation=2.0)
     layer_norm = random_sae(HOOKS["jumprelu"], D_MODEL, normalization="layer_norm", seed=7)
     write_sae(root / "normed" / "layer_norm", layer_norm)

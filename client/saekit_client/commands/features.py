@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from saekit_client.commands.options import ADDRESS, Address, Json, connect
-from saekit_client.commands.output import number, print_json, show, table
+from saekit_client.commands.output import link, number, print_json, show, table
 from saekit_client.commands.rendering import feature_name, visible
 from saekit_client.registry_results import FeatureExample, FeatureInfo, TokenScore
 
@@ -73,6 +73,8 @@ def similar(
     for near in info.neighbours:
         made.add_row(feature_name(near.index, {near.index: near.label}), number(near.cosine))
     show(made)
+    if info.neuronpedia_url:
+        show(link(info.neuronpedia_url, info.neuronpedia_url))
 
 
 def _title(info: FeatureInfo) -> str:
@@ -89,6 +91,8 @@ def _show(info: FeatureInfo) -> None:
     if info.top_tokens:
         made.add_row("promotes", _scores(info.top_tokens))
         made.add_row("demotes", _scores(info.bottom_tokens))
+    if info.neuronpedia_url:
+        made.add_row("Neuronpedia", link(info.neuronpedia_url, info.neuronpedia_url))
     for i, example in enumerate(info.examples):
         made.add_row("examples" if i == 0 else "", _example(example))
     show(made)

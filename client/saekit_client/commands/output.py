@@ -14,6 +14,7 @@ from saekit.codec import CSR
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 
 def jsonable(value: Any) -> Any:
@@ -70,6 +71,14 @@ def show(*renderables: Any) -> None:
     out = console()
     for renderable in renderables:
         out.print(renderable)
+
+
+def link(text: str, url: str) -> "Text":
+    """Text that leads to `url` where a terminal can do that; plain without one."""
+    from rich.style import Style
+    from rich.text import Text
+
+    return Text(text, style=Style(link=url or None), overflow="fold")
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from saekit_client.commands.options import ADDRESS, Address, Json, connect
-from saekit_client.commands.output import number, print_json, show, table
+from saekit_client.commands.output import link, number, print_json, show, table
 from saekit_client.registry_results import SAEInfo
 
 app = typer.Typer(
@@ -54,7 +54,8 @@ def show_sae(sae: SaeName, address: Address = ADDRESS, as_json: Json = False) ->
             value = f"{datetime.fromtimestamp(value).astimezone():%Y-%m-%d %H:%M:%S}"  # noqa: PLW2901
         elif name == "labels":
             value = ", ".join(f"{k}={v}" for k, v in value.items())  # noqa: PLW2901
-        made.add_row(name, "–" if value is None or value == "" else str(value))
+        text = "–" if value is None or value == "" else str(value)
+        made.add_row(name, link(text, value) if name == "neuronpedia_url" else text)
     show(made)
 
 
@@ -112,7 +113,7 @@ def _table(saes: Sequence[SAEInfo]) -> object:
         if s.hook_name_out not in ("", s.hook_name):
             hook += f" → {s.hook_name_out}"
         made.add_row(
-            s.sae_id,
+            link(s.sae_id, s.neuronpedia_url),
             s.revision + (" (pinned)" if s.pinned else ""),
             s.architecture + (f" (k={s.k})" if s.k else ""),
             hook,

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SAEInfo(_message.Message):
-    __slots__ = ("sae_id", "revision", "architecture", "d_in", "d_sae", "d_out", "hook_name", "hook_name_out", "dtype", "normalize_activations", "model_name", "context_size", "prepend_bos", "source", "pinned", "bytes", "device", "l0", "explained_variance", "loaded_at", "has_features", "labels", "k")
+    __slots__ = ("sae_id", "revision", "architecture", "d_in", "d_sae", "d_out", "hook_name", "hook_name_out", "dtype", "normalize_activations", "model_name", "context_size", "prepend_bos", "source", "pinned", "bytes", "device", "l0", "explained_variance", "loaded_at", "has_features", "labels", "k", "neuronpedia_id", "neuronpedia_url")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,8 @@ class SAEInfo(_message.Message):
     HAS_FEATURES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
+    NEURONPEDIA_ID_FIELD_NUMBER: _ClassVar[int]
+    NEURONPEDIA_URL_FIELD_NUMBER: _ClassVar[int]
     sae_id: str
     revision: str
     architecture: str
@@ -63,7 +65,9 @@ class SAEInfo(_message.Message):
     has_features: bool
     labels: _containers.ScalarMap[str, str]
     k: int
-    def __init__(self, sae_id: _Optional[str] = ..., revision: _Optional[str] = ..., architecture: _Optional[str] = ..., d_in: _Optional[int] = ..., d_sae: _Optional[int] = ..., d_out: _Optional[int] = ..., hook_name: _Optional[str] = ..., hook_name_out: _Optional[str] = ..., dtype: _Optional[str] = ..., normalize_activations: _Optional[str] = ..., model_name: _Optional[str] = ..., context_size: _Optional[int] = ..., prepend_bos: bool = ..., source: _Optional[str] = ..., pinned: bool = ..., bytes: _Optional[int] = ..., device: _Optional[str] = ..., l0: _Optional[float] = ..., explained_variance: _Optional[float] = ..., loaded_at: _Optional[float] = ..., has_features: bool = ..., labels: _Optional[_Mapping[str, str]] = ..., k: _Optional[int] = ...) -> None: ...
+    neuronpedia_id: str
+    neuronpedia_url: str
+    def __init__(self, sae_id: _Optional[str] = ..., revision: _Optional[str] = ..., architecture: _Optional[str] = ..., d_in: _Optional[int] = ..., d_sae: _Optional[int] = ..., d_out: _Optional[int] = ..., hook_name: _Optional[str] = ..., hook_name_out: _Optional[str] = ..., dtype: _Optional[str] = ..., normalize_activations: _Optional[str] = ..., model_name: _Optional[str] = ..., context_size: _Optional[int] = ..., prepend_bos: bool = ..., source: _Optional[str] = ..., pinned: bool = ..., bytes: _Optional[int] = ..., device: _Optional[str] = ..., l0: _Optional[float] = ..., explained_variance: _Optional[float] = ..., loaded_at: _Optional[float] = ..., has_features: bool = ..., labels: _Optional[_Mapping[str, str]] = ..., k: _Optional[int] = ..., neuronpedia_id: _Optional[str] = ..., neuronpedia_url: _Optional[str] = ...) -> None: ...
 
 class ListSAEsRequest(_message.Message):
     __slots__ = ("prefix", "hook_name")
@@ -275,7 +279,7 @@ class GetFeaturesResponse(_message.Message):
     def __init__(self, features: _Optional[_Iterable[_Union[FeatureInfo, _Mapping]]] = ..., sae_id: _Optional[str] = ..., sae_revision: _Optional[str] = ...) -> None: ...
 
 class FeatureInfo(_message.Message):
-    __slots__ = ("index", "label", "decoder_norm", "encoder_norm", "density", "max_activation", "top_tokens", "bottom_tokens", "neighbours", "examples")
+    __slots__ = ("index", "label", "decoder_norm", "encoder_norm", "density", "max_activation", "top_tokens", "bottom_tokens", "neighbours", "examples", "neuronpedia_url")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     DECODER_NORM_FIELD_NUMBER: _ClassVar[int]
@@ -286,6 +290,7 @@ class FeatureInfo(_message.Message):
     BOTTOM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NEURONPEDIA_URL_FIELD_NUMBER: _ClassVar[int]
     index: int
     label: str
     decoder_norm: float
@@ -296,7 +301,8 @@ class FeatureInfo(_message.Message):
     bottom_tokens: _containers.RepeatedCompositeFieldContainer[TokenScore]
     neighbours: _containers.RepeatedCompositeFieldContainer[FeatureNeighbour]
     examples: _containers.RepeatedCompositeFieldContainer[FeatureExample]
-    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., decoder_norm: _Optional[float] = ..., encoder_norm: _Optional[float] = ..., density: _Optional[float] = ..., max_activation: _Optional[float] = ..., top_tokens: _Optional[_Iterable[_Union[TokenScore, _Mapping]]] = ..., bottom_tokens: _Optional[_Iterable[_Union[TokenScore, _Mapping]]] = ..., neighbours: _Optional[_Iterable[_Union[FeatureNeighbour, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[FeatureExample, _Mapping]]] = ...) -> None: ...
+    neuronpedia_url: str
+    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., decoder_norm: _Optional[float] = ..., encoder_norm: _Optional[float] = ..., density: _Optional[float] = ..., max_activation: _Optional[float] = ..., top_tokens: _Optional[_Iterable[_Union[TokenScore, _Mapping]]] = ..., bottom_tokens: _Optional[_Iterable[_Union[TokenScore, _Mapping]]] = ..., neighbours: _Optional[_Iterable[_Union[FeatureNeighbour, _Mapping]]] = ..., examples: _Optional[_Iterable[_Union[FeatureExample, _Mapping]]] = ..., neuronpedia_url: _Optional[str] = ...) -> None: ...
 
 class TokenScore(_message.Message):
     __slots__ = ("id", "text", "score")

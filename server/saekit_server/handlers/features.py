@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saekit.v1 import registry_service_pb2 as pb
-from saekit_core.sae import SAE, FeaturesFile
+from saekit_core.sae import SAE, FeaturesFile, SAEConfig, feature_url
 from saekit_server.errors import invalid, precondition
 from saekit_server.handlers.context import Context
 from saekit_server.registry import LoadedSAE
@@ -39,7 +39,9 @@ class FeatureReader:
         known = loaded.features or _NOTHING
         indices = _wanted(request, loaded, known)
         response = pb.GetFeaturesResponse(sae_id=loaded.sae_id, sae_revision=loaded.revision)
-        response.features.extend(_recorded(i, known, request.examples) for i in indices)
+        response.features.extend(
+            _recorded(i, known, loaded.info.cfg, request.examples) for i in indices
+        )
         if indices:
             self._context.engine.run_on_device(
                 lambda: self._measure(response.features, request, loaded, known)
@@ -103,8 +105,12 @@ def _wanted(request: pb.GetFeaturesRequest, loaded: LoadedSAE, known: FeaturesFi
     return list(request.indices)
 
 
-def _recorded(index: int, known: FeaturesFile, examples: int) -> pb.FeatureInfo:
-    message = pb.FeatureInfo(index=index, label=known.labels.get(index, ""))
+def _recorded(index: int, known: FeaturesFile, cfg: SAEConfig, examples: int) -> pb.FeatureInfo:
+    message = pb.FeatureInfo(
+        index=index,
+        label=known.labels.get(index, ""),
+        neuronpedia_url=feature_url(cfg, index) or "",
+    )
     if known.density is not None:
         message.density = float(known.density[index])
     if known.max_activation is not None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from saekit.v1 import input_pb2
 from saekit.v1 import registry_service_pb2 as pb
+from saekit_core.sae import sae_url
 from saekit_server.engine.call import Call
 from saekit_server.errors import at_field, invalid, unavailable
 from saekit_server.handlers.context import MAX_MESSAGE_BYTES, Context, check_count
@@ -210,6 +211,8 @@ def sae_info(info: SAEInfo) -> pb.SAEInfo:
         has_features=features is not None,
         labels=dict(info.labels),
         k=cfg.k,
+        neuronpedia_id=cfg.neuronpedia_id or "",
+        neuronpedia_url=sae_url(cfg) or "",
     )
     if cfg.metadata.prepend_bos is not None:
         message.prepend_bos = cfg.metadata.prepend_bos
