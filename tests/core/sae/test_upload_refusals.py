@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 from tests.core.sae.folders import BROKEN, NOT_FINITE, edit_cfg, edit_weights, write_folder
 from tests.core.sae.hub_server import READER, WRITER, Hub
 from tests.core.sae.reference import random_sae
@@ -48,6 +49,9 @@ def test_a_folder_that_would_not_load_again_sends_nothing(
     [
         lambda f: (f / "features.json").write_text('{"version": 1, "labels": {"40": "x"}}'),
         lambda f: (f / "sparsity.safetensors").write_bytes(b""),
+        lambda f: save_file(
+            {"sparsity": torch.full((40,), -torch.inf)}, f / "sparsity.safetensors"
+        ),
         lambda f: edit_cfg(f, d_sae=41),
     ],
 )
