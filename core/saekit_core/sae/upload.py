@@ -31,6 +31,7 @@ SAERef = SAE | Path | str
 SAERefs = Mapping[str, SAERef] | Sequence[SAERef]
 
 _FILES: Final = (CFG_FILE, WEIGHTS_FILE, SPARSITY_FILE, FEATURES_FILE, FEATURE_ARRAYS_FILE)
+_MAPPING: Final = "give saes={folder: sae} (in a shell PATH=FOLDER)"
 
 
 @dataclass(frozen=True)
@@ -171,13 +172,12 @@ def _named(saes: SAERefs) -> dict[str, SAERef]:
         hook = (ref if isinstance(ref, SAE) else read_sae_folder(ref)).cfg.hook_name
         if not hook:
             raise SAEError(
-                f"saes[{i}]: has no hook_name to name its folder after; give saes={{folder: sae}}",
+                f"saes[{i}]: has no hook_name to name its folder after; {_MAPPING}",
                 field=f"saes[{i}]",
             )
         if hook in named:
             raise SAEError(
-                f"saes[{i}]: at {hook}, as saes[{list(named).index(hook)}]; tell them apart with "
-                "saes={folder: sae}",
+                f"saes[{i}]: at {hook}, as saes[{list(named).index(hook)}]; {_MAPPING}",
                 field=f"saes[{i}]",
             )
         named[hook] = ref

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import constants
 from tests.core.sae.folders import write_folder
 from tests.core.sae.hub_server import WRITER, Hub
+from tests.core.sae.reference import KINDS
 from tests.core.sae.uploads import HOOK, at, recorded, uploaded
 
 from saekit_core.sae import (
@@ -25,8 +26,9 @@ from saekit_core.sae.pretrained import download_sae
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 
 
-def test_a_list_goes_up_and_comes_back_bit_for_bit(hub: Hub) -> None:
-    sae = at(HOOK, "gated")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_goes_up_and_comes_back_bit_for_bit(hub: Hub, kind: str) -> None:
+    sae = at(HOOK, kind)
     done = upload_saes_to_huggingface(
         saes=[sae], repo_id="user/saes", token=WRITER, show_progress=False
     )
