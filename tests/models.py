@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -129,10 +131,19 @@ def build_gemma2(folder: Path, *, seed: int = 0, sliding_window: int = 12) -> Pa
     return _save(folder, Gemma2ForCausalLM, config, tokenizer, seed)
 
 
+def build_of(folder: Path, config: PreTrainedConfig, *, seed: int = 0) -> Path:
+    """A model of whatever type the configuration is of; its vocabulary is the tokenizer's."""
+    tokenizer = build_tokenizer()
+    config.vocab_size = len(tokenizer)
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return _save(folder, model_class, config, tokenizer, seed)
+
+
 def _save(
     folder: Path,
     model_class: type[PreTrainedModel],
-    config: LlamaConfig | GPT2Config | Gemma2Config,
+    config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
 ) -> Path:

@@ -76,6 +76,7 @@ def boot_model(
         ),
         name=folder.name if folder else source,
         revision=_folder_revision(folder, revision) if folder else str(commit),
+        ref=None if folder else revision or "main",
     )
 
 

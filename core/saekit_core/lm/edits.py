@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
+from torch import Tensor
 
 from saekit_core.lm.errors import LMError
 from saekit_core.lm.positions import PositionSelector
@@ -116,6 +117,10 @@ class BoundSAE:
     """Where its output belongs; the same as `hook` but for transcoders."""
     key: Hashable
     """Its identity: rows of a batch whose SAEs have equal keys are run together."""
+    reads_centred: bool = False
+    """Trained on processed weights: x is what the model has at `hook`, less its mean."""
+    writes_centred: bool = False
+    """The same of what it reconstructs, at `hook_out`."""
 
     def __post_init__(self) -> None:
         cfg = self.sae.cfg
@@ -147,6 +152,41 @@ class BoundSAE:
                 f"{self.sae_id} is of head {head}; {hook.name} has {n_heads}", field="sae"
             )
         return slice(head * d_head, (head + 1) * d_head)
+
+    def x_of(self, h: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What the SAE encodes of the activations at `hook`: the one way to its input.
+
+        Args:
+            h: `[..., d]` as the model has them, flattened over heads; or `[..., d_in]`, this
+                SAE's part of them. Taking the mean out twice does nothing, so activations of
+                processed weights will do as well.
+            rows: LongTensor `[r]`, those wanted of h's first axis; None: all.
+
+        Returns:
+            x `[..., d_in]` for `SAE.encode_with_state`; float32 at least where a mean is taken.
+        """
+        if h.shape[-1] != self.sae.cfg.d_in:
+            h = h[..., self.columns(self.hook)]
+        if rows is not None:
+            h = h[rows]
+        return _less_mean(h, owned=rows is not None) if self.reads_centred else h
+
+    def y_of(self, h: Tensor) -> Tensor:
+        """What the SAE reconstructs of the activations `[..., d]` at `hook_out`, `[..., d_out]`."""
+        y = h[..., self.columns(self.hook_out)]
+        return _less_mean(y, owned=False) if self.writes_centred else y
+
+    def stand_in(self, reconstruction: Tensor, h: Tensor) -> Tensor:
+        """What stands in for h at `hook_out` without the error term, both `[..., d_out]`.
+
+        It is h + (D(a) - y): D(a), and where y has no mean the mean of h besides. Later layers
+        take a mean out before they read, so log-probabilities are those of D(a) alone either way.
+        With it the activations from here on stay comparable with those of an unspliced run, and
+        with what SAEs of raw weights were trained on further down.
+        """
+        if not self.writes_centred:
+            return reconstruction
+        return reconstruction + h.mean(dim=-1, keepdim=True)
 
     def check_feature(self, feature: int) -> None:
         """Raise InterventionError unless `feature` is one of this SAE's."""
@@ -197,7 +237,7 @@ class FeatureEdit:
 
 @dataclass(frozen=True, eq=False)
 class DirectionEdit:
-    """Change the activations along a direction v, with v^ = v/|v|.
+    """Change the activations, as the model has them, along a direction v, with v^ = v/|v|.
 
     The op acts on the coordinate t = h . v^, so h' = h + (op(t) - t) v^; its shift counts in
     units of |v|, so that `AffineClip.add(s)` is h + s * v.
@@ -242,6 +282,12 @@ class DirectionEdit:
 
 
 Edit = FeatureEdit | DirectionEdit
+
+
+def _less_mean(h: Tensor, *, owned: bool) -> Tensor:
+    """h less its mean over the last axis, in float32 at least; in h's own memory if `owned`."""
+    mean = h.mean(dim=-1, keepdim=True, dtype=torch.promote_types(h.dtype, torch.float32))
+    return h.sub_(mean) if owned and h.dtype == mean.dtype else h - mean
 
 
 def in_maximum_activations(

@@ -36,17 +36,25 @@ class LanguageModel:
     Attributes:
         name: as on the hub, or the folder's name.
         revision: first 12 hex digits of a SHA-256 over the folder's files, or the hub's commit.
+        ref: the branch, tag or commit that the hub was asked for; None for a folder.
         hf: the plain model: in evaluation mode, without gradients.
         tokenizer: text, chat and ids to rows of tokens and back.
     """
 
     def __init__(
-        self, hf: PreTrainedModel, tokenizer: LMTokenizer, *, name: str, revision: str
+        self,
+        hf: PreTrainedModel,
+        tokenizer: LMTokenizer,
+        *,
+        name: str,
+        revision: str,
+        ref: str | None = None,
     ) -> None:
         self.hf = hf
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
+        self.ref = ref
         self._text_config: Any = hf.config.get_text_config(decoder=True)
         self._shared: SharedBridge | None = build_bridge(hf, tokenizer.hf, name)
         self._cfg = self._shared.bridge.cfg
@@ -66,6 +74,16 @@ class LanguageModel:
     @property
     def dtype(self) -> torch.dtype:
         return self.hf.dtype
+
+    @property
+    def architecture(self) -> str:
+        """Class of the Hugging Face model: ``GPT2LMHeadModel``."""
+        return type(self.hf).__name__
+
+    @property
+    def normalization(self) -> str:
+        """Of the residual stream, in TransformerLens' words: ``LN``, ``RMS``, ..."""
+        return str(self._cfg.normalization_type)
 
     @property
     def n_layers(self) -> int:

@@ -27,8 +27,7 @@ class SAEReading:
 
 def read_sae(group: SAEGroup, flat: Tensor) -> SAEReading:
     """Encode the rows of `group` from the activations of the whole batch, `[R, P, d]`."""
-    x = flat[..., group.sae.columns(group.sae.hook)]
-    x = x if group.rows is None else x[group.rows]
+    x = group.sae.x_of(flat, group.rows)
     sae = group.sae.sae
     if not sae.feature_wise or group.replaced_at is not None:
         return _read_in_full(group, x)

@@ -240,9 +240,9 @@ class BatchedInterventions:
         for bracket in brackets:
             if bracket.replaced is not None and bracket.reconstruction is not None:
                 part, where = _part(new, hook, bracket.group)
-                part[where] = torch.where(
-                    bracket.replaced[..., None], bracket.reconstruction.to(new.dtype), part[where]
-                )
+                h = part[where]
+                stand_in = bracket.group.sae.stand_in(bracket.reconstruction.to(new.dtype), h)
+                part[where] = torch.where(bracket.replaced[..., None], stand_in, h)
         for bracket in brackets:
             part, where = _part(new, hook, bracket.group)
             # Where nothing is edited a junk scale may have made the difference NaN.

@@ -146,8 +146,8 @@ class ForwardBatch:
         index = np.concatenate(
             [self._twins[i].main * self.width + read.positions for i, _, read in places]
         )
-        flat = h.reshape(h.shape[0] * h.shape[1], -1)[:, loaded.bound.columns(hook)]
-        x = flat[torch.from_numpy(index).to(h.device)]
+        flat = h.reshape(h.shape[0] * h.shape[1], -1)
+        x = loaded.bound.x_of(flat, torch.from_numpy(index).to(h.device))
         acts, state = encode_sparse(loaded.sae, x)
         if loaded.sae.cfg.reshape_activations == "hook_z" and len(hook.shape) == 2:
             state = replace(state, head_shape=(hook.shape[0], hook.shape[1]))
@@ -167,7 +167,7 @@ class ForwardBatch:
         """Encodes whole rows, for an SAE whose features depend on the context."""
         for i, j, read in places:
             row = self._twins[i].main
-            x = h[row, : self._lengths[row]].flatten(1)[:, loaded.bound.columns(loaded.bound.hook)]
+            x = loaded.bound.x_of(h[row, : self._lengths[row]].flatten(1))
             acts, state = encode_sparse(loaded.sae, x)
             (whole,) = split_encoding(
                 acts, state, [np.arange(len(x))], return_state=read.return_state

@@ -25,10 +25,10 @@ Floats = npt.NDArray[np.float32]
 
 def encode_batch(works: Sequence[EncodeActivationsWork]) -> list[Encoding]:
     """Encodes the rows of all works, which name one SAE, in one go."""
-    sae = works[0].loaded.sae
+    loaded = works[0].loaded
     flat = [work.x.reshape(len(work.x), -1) for work in works]
-    x = torch.from_numpy(np.concatenate(flat)).to(sae.device)
-    acts, state = encode_sparse(sae, x)
+    x = torch.from_numpy(np.concatenate(flat)).to(loaded.sae.device)
+    acts, state = encode_sparse(loaded.sae, loaded.bound.x_of(x))
     encodings = split_encoding(
         acts,
         state,

@@ -128,7 +128,7 @@ class RegistryHandler:
             revision=model.revision,
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
-            architecture=type(model.hf).__name__,
+            architecture=model.architecture,
             n_layers=model.n_layers,
             d_model=model.d_model,
             d_vocab=model.d_vocab,

@@ -57,19 +57,20 @@ def read_canary(model: LanguageModel, bound: BoundSAE) -> CanaryReading:
 
     def reader(hook: HookPoint) -> Callable[[Tensor], None]:
         def read(h: Tensor) -> None:
-            at = bound.columns(hook)
-            seen[hook] = h[0].flatten(1)[:, at].clone()
+            seen[hook] = h[0].flatten(1).clone()
 
         return read
 
     model.forward(ids, taps={hook: reader(hook) for hook in (bound.hook, bound.hook_out)})
     with torch.no_grad():
         # Of the whole text, which a temporal SAE needs; the special tokens are left out afterwards.
-        acts, state = bound.sae.encode_with_state(seen[bound.hook].to(bound.sae.device))
+        x = bound.x_of(seen[bound.hook]).to(bound.sae.device)
+        acts, state = bound.sae.encode_with_state(x)
         reconstruction = bound.sae.decode(acts, state).flatten(1).cpu()[usual]
+        y = bound.y_of(seen[bound.hook_out]).cpu()[usual]
     return CanaryReading(
         l0=float((acts != 0).sum(-1).cpu()[usual].double().mean()),
-        explained_variance=explained_variance(seen[bound.hook_out].cpu()[usual], reconstruction),
+        explained_variance=explained_variance(y, reconstruction),
     )
 
 

@@ -1,17 +1,22 @@
-"""Whether an SAE fits the model that this server runs."""
+"""Whether an SAE fits the model that this server runs, and where in it."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from saekit_core.lm.errors import LMError
 from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.model import LanguageModel
+from saekit_core.lm.processing import CHANGED_BY, ProcessingError, is_centred
 from saekit_core.sae import SAEConfig
-from saekit_server.errors import precondition
+from saekit_server.errors import DomainError, precondition
+
+_KWARGS: Final = "metadata.model_from_pretrained_kwargs"
 
 _WITHOUT_EFFECT: Final = frozenset(
     {
+        "attn_implementation",
         "cache_dir",
         "default_padding_side",
         "device",
@@ -19,48 +24,77 @@ _WITHOUT_EFFECT: Final = frozenset(
         "dtype",
         "local_files_only",
         "low_cpu_mem_usage",
+        "move_to_device",
         "n_devices",
-        "revision",
         "token",
         "torch_dtype",
         "trust_remote_code",
     }
 )
-"""Arguments of a model's loading that leave the function it computes as it is."""
+"""Arguments of a model's loading that leave the function it computes as it is, rounding apart."""
 
 
-def model_processing(cfg: SAEConfig) -> dict[str, Any]:
-    """How the weights of the model were processed when the SAE was trained.
+@dataclass(frozen=True)
+class Place:
+    """Where an SAE reads and writes, and whether on activations less their mean."""
 
-    Empty for raw weights, which is what this server runs.
-    """
-    return {
-        key: value
-        for key, value in cfg.model_from_pretrained_kwargs.items()
-        if value and key not in _WITHOUT_EFFECT
-    }
+    hook: HookPoint
+    hook_out: HookPoint
+    reads_centred: bool
+    writes_centred: bool
 
 
-def hook_points(cfg: SAEConfig, model: LanguageModel) -> tuple[HookPoint, HookPoint]:
-    """Where in `model` an SAE reads and writes.
+def fit(cfg: SAEConfig, model: LanguageModel) -> Place:
+    """The place of an SAE in `model`, whose weights are as they are.
 
     Raises:
-        DomainError: FAILED_PRECONDITION, if its metadata names no hook point of the model, or asks
-            for a model whose weights are processed.
+        DomainError: FAILED_PRECONDITION, if its metadata names no hook point of the model, or was
+            trained on a model whose activations there cannot be had from this one.
     """
-    processing = model_processing(cfg)
-    if processing:
-        asked = ", ".join(f"{key}={value!r:.40}" for key, value in sorted(processing.items()))
-        raise precondition(
-            f"cfg.json: metadata.model_from_pretrained_kwargs asks for {asked}; this server runs "
-            "the model's weights as they are"
-        )
     name = cfg.hook_name
     if not name:
         raise precondition("cfg.json: metadata.hook_name: missing, so nobody knows where it reads")
     try:
         hook = model.hook_point(name)
         out = cfg.metadata.hook_name_out
-        return hook, model.hook_point(out) if out else hook
+        hook_out = model.hook_point(out) if out else hook
     except LMError as error:
         raise precondition(f"cfg.json: {error} in {model.name}") from error
+    options = processing(cfg, model)
+    try:
+        return Place(
+            hook, hook_out, is_centred(options, hook, model), is_centred(options, hook_out, model)
+        )
+    except ProcessingError as error:
+        raise precondition(
+            f"cfg.json: {_KWARGS}.{error.field}: {error}; this server runs the model's weights as"
+            " they are"
+        ) from error
+
+
+def processing(cfg: SAEConfig, model: LanguageModel) -> list[str]:
+    """TransformerLens' options that processed the weights of the model that the SAE was trained on.
+
+    Raises:
+        DomainError: FAILED_PRECONDITION, if it was loaded in a way that may change what it computes
+            and that this server does not know.
+    """
+    options = []
+    for key, value in sorted(cfg.model_from_pretrained_kwargs.items()):
+        if value is None or key in _WITHOUT_EFFECT:
+            continue
+        if key in CHANGED_BY and isinstance(value, bool):
+            options += [key] if value else []
+        elif not (key == "revision" and _is_revision(value, model)):
+            raise _unserved(key, value, model)
+    return options
+
+
+def _is_revision(asked: object, model: LanguageModel) -> bool:
+    """Whether `model` may be that revision; for a folder, its owner alone knows."""
+    return model.ref is None or asked == model.ref or model.revision.startswith(str(asked))
+
+
+def _unserved(key: str, value: object, model: LanguageModel) -> DomainError:
+    runs = f"{model.name} at {model.ref or model.revision}, its weights as they are"
+    return precondition(f"cfg.json: {_KWARGS}: asks for {key}={value!r:.40}; this server runs {runs}")

@@ -37,6 +37,10 @@ class SAEInfo:
     """Memory of its weights in `dtype`."""
     loaded_at: float
     """Seconds since the epoch."""
+    reads_centred: bool = False
+    """Whether it was trained on activations less their mean, which the model here does not have."""
+    writes_centred: bool = False
+    """The same of what it reconstructs."""
     features: FeaturesFile | None = None
     """What was recorded of its features."""
     pinned: bool = False

@@ -26,7 +26,7 @@ from saekit_core.sae.dtypes import dtype_name, torch_dtype
 from saekit_core.sae.layout import WEIGHTS_FILE
 from saekit_server.errors import DomainError, exhausted, from_core, not_found, precondition
 from saekit_server.registry.canary import check_canary, read_canary
-from saekit_server.registry.fitting import hook_points
+from saekit_server.registry.fitting import fit
 from saekit_server.registry.loaded import SAEInfo
 from saekit_server.registry.sources import Source
 
@@ -75,15 +75,17 @@ class Loader:
             DomainError: FAILED_PRECONDITION, if it has no place in the model.
         """
         dtype = dtype_name(self.dtype or owned.cfg.dtype)
-        hook, hook_out = hook_points(owned.cfg, self.model)
+        place = fit(owned.cfg, self.model)
         itemsize = torch_dtype(dtype).itemsize
         return SAEInfo(
             sae_id=source.sae_id,
             revision=owned.revision,
             cfg=owned.cfg,
             dtype=dtype,
-            hook=hook,
-            hook_out=hook_out,
+            hook=place.hook,
+            hook_out=place.hook_out,
+            reads_centred=place.reads_centred,
+            writes_centred=place.writes_centred,
             source=source.spec,
             folder=source.folder,
             nbytes=sum(math.prod(t.shape) * itemsize for t in owned.tensors.values()),
@@ -104,7 +106,16 @@ class Loader:
     def bind(self, sae: SAE, info: SAEInfo) -> BoundSAE:
         """An SAE at the hook points of `info`; raises LMError if it does not fit them."""
         key = (info.sae_id, info.revision)
-        return BoundSAE(sae, info.sae_id, info.revision, info.hook, info.hook_out, key)
+        return BoundSAE(
+            sae,
+            info.sae_id,
+            info.revision,
+            info.hook,
+            info.hook_out,
+            key,
+            info.reads_centred,
+            info.writes_centred,
+        )
 
     def check(self, bound: BoundSAE, owned: OwnedFolder) -> None:
         """Hold the SAE against its recorded L0 and explained variance, if there are any.
