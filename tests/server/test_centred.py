@@ -7,14 +7,13 @@ formulas of the SAE in hooks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 import torch
-from tests.core.sae.reference import reference_decode, reference_encode
+from tests.core.sae.reference import reference_encode
 from tests.models import build_gpt2, story
 from tests.processed import OLD_DEFAULTS, processed_bridge
 from tests.saes import random_sae, write_sae
@@ -262,7 +261,10 @@ def test_both_kinds_edit_one_hook_point_in_one_call(server: Running, compat: Any
         ip.Edit(feature=feature("raw", index), scale=ip.Scale(factor=3)),
         ip.Edit(feature=feature("standard", index), scale=ip.Scale(factor=-2)),
     ]
-    first, second = edited(raw, (index, lambda a: a * 3)), edited(centred, (index, lambda a: a * -2))
+    first, second = (
+        edited(raw, (index, lambda a: a * 3)),
+        edited(centred, (index, lambda a: a * -2)),
+    )
 
     def rule(h: Tensor) -> Tensor:
         x = h - h.mean(-1, keepdim=True)
@@ -334,9 +336,7 @@ def test_steered_text_is_that_of_compatibility_mode(
         ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
 
 
-def test_watched_features_are_those_of_compatibility_mode(
-    server: Running, compat: Any
-) -> None:
+def test_watched_features_are_those_of_compatibility_mode(server: Running, compat: Any) -> None:
     sae, text = loaded(server, "jumprelu"), story(6, 1)
     ids = ids_of(server, text)[0].tolist()
     (index,) = active(sae, centred_cache(compat, ids)[sae.cfg.hook_name])
@@ -351,9 +351,7 @@ def test_watched_features_are_those_of_compatibility_mode(
     close(got.watched()[:, 0], expected)
 
 
-def test_a_constant_is_not_the_saes_to_reconstruct(
-    server: Running, compat: Any, tmp_path: Path
-) -> None:
+def test_a_constant_is_not_the_saes_to_reconstruct(server: Running) -> None:
     """The canary's explained variance of an SAE that is perfect on centred activations is 1."""
     sae = sae_of(RESID, "standard", CENTRED, d_sae=2 * D_MODEL)
     both = torch.cat([torch.eye(D_MODEL), -torch.eye(D_MODEL)])

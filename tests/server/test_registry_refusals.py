@@ -112,8 +112,11 @@ def test_broken_folders_are_refused(registry: Registry, tmp_path: Path, case: st
         ({"hook_name": None}, "hook_name"),
         ({"hook_name": "blocks.1.attn.hook_pattern"}, "reads"),
         (
-            {"model_from_pretrained_kwargs": {"center_writing_weights": True}},
-            "center_writing_weights",
+            {
+                "hook_name": "blocks.1.ln1.hook_out",
+                "model_from_pretrained_kwargs": {"fold_ln": True},
+            },
+            "fold_ln gives other activations at blocks.1.ln1.hook_out",
         ),
         ({"model_from_pretrained_kwargs": {"some_new_processing": 3}}, "some_new_processing"),
         ({"hook_head_index": 0, "hook_name": "blocks.1.attn.hook_z"}, "has 8"),
@@ -136,12 +139,39 @@ def test_an_sae_of_another_width_is_refused(registry: Registry, tmp_path: Path) 
     assert "48" in refused("FAILED_PRECONDITION", registry.load, "x").message
 
 
-def test_raw_weights_and_arguments_without_effect_are_accepted(
-    registry: Registry, tmp_path: Path
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"center_writing_weights": False, "fold_ln": None, "trust_remote_code": True},
+        {"center_writing_weights": True},  # TransformerLens leaves RMS norms alone
+        {"fold_ln": True, "center_unembed": True, "dtype": "float16", "n_devices": 2},
+        {"revision": "step3000"},  # a folder has no such names
+    ],
+)
+def test_what_changes_nothing_at_the_hook_point_is_accepted(
+    registry: Registry, tmp_path: Path, kwargs: dict[str, object]
 ) -> None:
+    publish_with(tmp_path / "x", kwargs)
+    bound = registry.load("x").loaded.bound
+    assert not bound.reads_centred
+    assert not bound.writes_centred
+
+
+def test_another_revision_of_a_hub_model_is_refused(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_model(), "ref", "step1000")
+    for asked in ("step1000", tiny_model().revision[:7]):
+        publish_with(tmp_path / asked, {"revision": asked})
+        registry.load(asked)
+    publish_with(tmp_path / "x", {"revision": "step3000"})
+    message = refused("FAILED_PRECONDITION", registry.load, "x").message
+    assert "step3000" in message
+    assert "step1000" in message
+
+
+def publish_with(folder: Path, kwargs: dict[str, object]) -> None:
     sae = fingerprinted(0)
-    kwargs = {"center_writing_weights": False, "fold_ln": None, "trust_remote_code": True}
     metadata = replace(sae.cfg.metadata, model_from_pretrained_kwargs=kwargs)
     sae.cfg = replace(sae.cfg, metadata=metadata)
-    write_sae(tmp_path / "x", sae)
-    registry.load("x")
+    write_sae(folder, sae)

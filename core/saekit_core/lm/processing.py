@@ -84,8 +84,8 @@ CENTRED_ARCHITECTURES: Final = (
     "GPTNeoXForCausalLM",
     "PhiForCausalLM",
 )
-"""Where centring was measured to take nothing but the mean out of the stream. It does not
-everywhere: BLOOM normalises its embeddings, and OPT-350M its outputs."""
+"""Where centring was measured to take the mean out of the stream and do nothing else. It is not so
+everywhere: BLOOM normalises its embeddings, so that the mean of their bias stays."""
 
 _BLOCK: Final = re.compile(r"^blocks\.\d+\.")
 
@@ -110,7 +110,7 @@ def is_centred(options: Collection[str], hook: HookPoint, model: LanguageModel) 
     kind = _KIND_OF.get(_BLOCK.sub("", hook.canonical))
     if kind is None:
         raise ProcessingError(
-            f"what {', '.join(active)} makes of {hook.name} was not measured", field=active[0]
+            f"what {active[0]} makes of {hook.name} was not measured", field=active[0]
         )
     for option in active:
         if option != CENTRING and kind in CHANGED_BY[option]:

@@ -67,8 +67,7 @@ def fit(cfg: SAEConfig, model: LanguageModel) -> Place:
         )
     except ProcessingError as error:
         raise precondition(
-            f"cfg.json: {_KWARGS}.{error.field}: {error}; this server runs the model's weights as"
-            " they are"
+            f"cfg.json: {_KWARGS}: {error}; this server runs the model's weights as they are"
         ) from error
 
 
@@ -97,4 +96,6 @@ def _is_revision(asked: object, model: LanguageModel) -> bool:
 
 def _unserved(key: str, value: object, model: LanguageModel) -> DomainError:
     runs = f"{model.name} at {model.ref or model.revision}, its weights as they are"
-    return precondition(f"cfg.json: {_KWARGS}: asks for {key}={value!r:.40}; this server runs {runs}")
+    return precondition(
+        f"cfg.json: {_KWARGS}: asks for {key}={value!r:.40}; this server runs {runs}"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from tests.core.lm.edit_support import (
     D_SAE,
     EARLY,
+    HEADS,
     HOOK,
     LATE,
     D,
@@ -176,3 +178,26 @@ def test_maximum_activation_unit_multiplies_the_recorded_maximum() -> None:
         with pytest.raises(InterventionPreconditionError) as error:
             in_maximum_activations(1.5, features, feature, "a/b")
         assert error.value.field == "unit"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_centred_sae_reads_without_the_mean_and_leaves_what_it_reads_alone(
+    dtype: torch.dtype,
+) -> None:
+    bound = replace(bind(random_sae()), reads_centred=True)
+    h = (torch.randn(7, D, generator=torch.Generator().manual_seed(3)) + 40).to(dtype)
+    before, rows = h.clone(), torch.tensor([5, 2])
+    expected = (h.double() - h.double().mean(-1, keepdim=True)).float()
+    for x, of in ((bound.x_of(h), expected), (bound.x_of(h, rows), expected[rows])):
+        assert x.dtype == torch.float32  # the mean of bfloat16 activations is not rounded to it
+        torch.testing.assert_close(x, of, atol=1e-5, rtol=0)
+    assert torch.equal(h, before)
+
+
+def test_an_sae_of_one_head_reads_its_columns_or_what_is_those_already() -> None:
+    bound = bind(of_head(random_sae(d_in=D // 4), 2), HEADS)
+    h = torch.arange(3.0 * D).view(3, D)
+    own = h[:, 2 * D // 4 : 3 * D // 4]
+    for given in (h, own):
+        assert torch.equal(bound.x_of(given), own)
+        assert torch.equal(bound.x_of(given, torch.tensor([1])), own[1:2])

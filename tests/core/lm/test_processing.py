@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import build_gpt2, build_llama, build_of
+from tests.models import build_gemma2, build_gpt2, build_llama, build_of
 from tests.processed import OLD_DEFAULTS, OPTIONS, processed_bridge
 from torch import Tensor
 from transformers import GPTJConfig, GPTNeoConfig, GPTNeoXConfig, OPTConfig, PhiConfig
@@ -17,7 +17,6 @@ from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.processing import (
     CENTRED_ARCHITECTURES,
     CENTRING,
-    CHANGED_BY,
     ProcessingError,
     is_centred,
 )
@@ -45,7 +44,9 @@ def layer_normed(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Langu
         case "GPT2LMHeadModel":
             build_gpt2(folder, n_layers=2)
         case "GPTJForCausalLM":
-            build_of(folder, GPTJConfig(n_embd=32, n_layer=2, n_head=4, n_positions=96, rotary_dim=4))
+            build_of(
+                folder, GPTJConfig(n_embd=32, n_layer=2, n_head=4, n_positions=96, rotary_dim=4)
+            )
         case "GPTNeoForCausalLM":
             pattern = [[["global", "local"], 1]]
             build_of(
@@ -68,9 +69,9 @@ def gpt2(tmp_path_factory: Any) -> LanguageModel:
     return booted(build_gpt2(tmp_path_factory.mktemp("models") / "tiny", n_layers=2))
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: Any) -> LanguageModel:
-    return booted(build_llama(tmp_path_factory.mktemp("models") / "tiny", n_layers=2))
+@pytest.fixture(scope="module", params=[build_llama, build_gemma2])
+def rms_normed(request: pytest.FixtureRequest, tmp_path_factory: Any) -> LanguageModel:
+    return booted(request.param(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def activations(bridge: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -110,13 +111,13 @@ def test_centring_takes_the_mean_out_of_the_stream_and_leaves_the_rest(
     layer_normed: LanguageModel,
 ) -> None:
     centred, refused = check(layer_normed, CENTRING)
-    assert STREAM <= set(centred)
+    assert set(centred) >= STREAM
     assert not INSIDE & {*centred, *refused}
 
 
 def test_the_old_defaults_centre_the_stream_too(layer_normed: LanguageModel) -> None:
     centred, refused = check(layer_normed, *OLD_DEFAULTS)
-    assert STREAM <= set(centred)
+    assert set(centred) >= STREAM
     assert {"blocks.1.attn.hook_z", "blocks.1.ln1.hook_out", "unembed.hook_out"} <= set(refused)
 
 
@@ -144,9 +145,9 @@ def _measured(name: str, model: LanguageModel) -> bool:
 
 @pytest.mark.parametrize("options", [(CENTRING,), OLD_DEFAULTS])
 def test_models_with_rms_norms_are_not_centred(
-    llama: LanguageModel, options: tuple[str, ...]
+    rms_normed: LanguageModel, options: tuple[str, ...]
 ) -> None:
-    centred, refused = check(llama, *options)
+    centred, refused = check(rms_normed, *options)
     assert centred == []
     assert ("blocks.1.ln1.hook_out" in refused) == ("fold_ln" in options)
     assert not STREAM & set(refused)
