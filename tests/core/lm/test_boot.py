@@ -49,6 +49,7 @@ def test_revision_follows_what_determines_an_answer(
     copy = tmp_path / "copy"
     shutil.copytree(llama_dir, copy)
     assert len(llama.revision) == 12
+    assert llama.ref is None
     assert int(llama.revision, 16) >= 0
     assert model_revision(copy) == llama.revision
     (copy / "README.md").write_text("a model")
@@ -187,7 +188,7 @@ def test_a_cached_hub_model_boots_without_a_network_at_its_commit(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
     booted = boot_model("someone/tiny", device="cpu")
-    assert (booted.name, booted.revision) == ("someone/tiny", commit)
+    assert (booted.name, booted.revision, booted.ref) == ("someone/tiny", commit, "main")
     where = torch.tensor([4])
     tokens = torch.tensor([[1, 2, 3, 4, 5]])
     expected = llama.forward(tokens, taps={}, logits_at=where)
