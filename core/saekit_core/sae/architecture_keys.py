@@ -14,6 +14,8 @@ TRANSCODERS: Final = (
     "skip_transcoder",
     "jumprelu_transcoder",
     "jumprelu_skip_transcoder",
+    "topk_transcoder",
+    "topk_skip_transcoder",
 )
 """Architectures that read at one hook point and write at another."""
 
@@ -62,7 +64,10 @@ ARCHITECTURE_KEYS: Final[Mapping[str, Mapping[str, Key]]] = {
         "tied_weights": Key(bool, True),
         "activation_normalization_factor": Key(float, 1.0),
     },
-    **{name: {"d_out": Key(int, None, least=1)} for name in TRANSCODERS},
+    **{
+        name: {"d_out": Key(int, None, least=1)} | ({"k": Key(int, None)} if "topk" in name else {})
+        for name in TRANSCODERS
+    },
 }
 """Per architecture, its own keys; architectures without any are left out."""
 

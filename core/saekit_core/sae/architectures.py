@@ -14,7 +14,7 @@ and p = x̃ W_enc + bias are pre-activations ``[..., d_sae]``.
 | temporal         | see `Temporal`                                   | Lubana et al. 2025         |
 | transcoder       | ReLU(p); reconstructs another hook point         | Dunefsky et al. 2024       |
 
-Transcoders come as jumprelu and as skip kinds too, in all four combinations; the latter add
+Transcoders come as jumprelu and topk and as skip kinds too, in all combinations; the latter add
 x W_skipᵀ of the raw x (Paulo et al. 2025).
 """
 
@@ -210,6 +210,15 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
         _relu_kind("skip_transcoder", skip=True),
         _relu_kind("jumprelu_transcoder", jump=True),
         _relu_kind("jumprelu_skip_transcoder", jump=True, skip=True),
+        *(
+            Architecture(
+                f"topk_{'skip_' if skip else ''}transcoder",
+                _encoder_and_decoder("b_enc", skip=skip),
+                TopK(signed=False),
+                ("b_enc",),
+            )
+            for skip in (False, True)
+        ),
     )
 }
 """Every architecture that can be encoded, by the name that ``cfg.json`` gives it."""

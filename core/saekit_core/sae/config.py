@@ -222,7 +222,9 @@ class SAEConfig:
     @property
     def activation_fn_str(self) -> str:
         """The activation function as SAELens 3 to 5 named it: ``relu``, ``topk``, …"""
-        return self.architecture if self.architecture in ("topk", "abstopk") else "relu"
+        if self.architecture == "abstopk":
+            return "abstopk"
+        return "topk" if self.k is not None else "relu"
 
     @property
     def activation_fn_kwargs(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""SAELens folders on disk: read by mapping, written so that they appear at once or not at all."""
+"""SAEs on disk: read by mapping, written as SAELens folders that appear at once or not at all."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from torch import Tensor
 
 from saekit_core.sae.errors import SAEFormatError, SAENotFoundError
 from saekit_core.sae.features_file import FeaturesFile, write_features_file
+from saekit_core.sae.formats import find_sae, list_names, place_of
+from saekit_core.sae.formats.files import MappedFiles
+from saekit_core.sae.formats.reading import read_content
 from saekit_core.sae.layout import (
     ANSWER_FILES,
     CFG_FILE,
     SPARSITY_FILE,
     WEIGHTS_FILE,
-    check_weights,
-    convert,
     format_config,
-    parse_config,
 )
+from saekit_core.sae.origin import Origin
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.safetensors_file import read_mapped
 
@@ -39,31 +40,37 @@ def read_sae_folder(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
+    origin: Origin | None = None,
 ) -> SAE:
-    """Read an SAE folder of SAELens 3 to 6.
+    """Read an SAE of any format in `saekit_core.sae.formats`, a folder or a file of its own.
 
     On the CPU and in the dtype of the file the weights are a private mapping of it: nothing is
     copied, changes to them stay in memory, but whoever overwrites the file changes the SAE. Values
-    are not looked at; `read_sae_folder_owned` does both.
+    are not looked at; `read_sae_folder_owned` does both. (What a format stores in another shape,
+    and ``.npz`` files, are copied.)
 
     Args:
         dtype: number type to convert to; None keeps the configuration's.
+        origin: what is known of it besides its files.
 
     Raises:
-        SAENotFoundError: there is no such folder.
+        SAENotFoundError: there is no such folder or file.
         SAEFormatError: a file is missing or broken, naming file and key.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not folder.exists():
         raise SAENotFoundError(f"{folder}: no such folder")
+    place = place_of(folder, origin)
     try:
-        text = (folder / CFG_FILE).read_bytes()
+        found = find_sae(place, list_names(place.folder))
     except OSError as error:
-        raise SAEFormatError(f"{CFG_FILE}: {error.strerror}", field=CFG_FILE) from None
-    cfg = parse_config(text)
-    tensors = check_weights(cfg, read_mapped(folder / WEIGHTS_FILE))
-    sparsity = _read_sparsity(folder, cfg.d_sae)
-    cfg, tensors = convert(cfg, tensors, device=device, dtype=dtype)
+        raise SAENotFoundError(f"{folder}: {error.strerror}") from None
+    files = MappedFiles(found.place.folder, found.names, found.place.file)
+    content = read_content(found, files)
+    sparsity = None
+    if found.place.file is None:
+        sparsity = _read_sparsity(found.place.folder, content.cfg.d_sae)
+    cfg, tensors = content.built(device, dtype, finite=False)
     return SAE(cfg, tensors, sparsity)
 
 

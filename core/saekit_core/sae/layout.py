@@ -27,28 +27,6 @@ ANSWER_FILES: Final = (CFG_FILE, FEATURES_FILE, FEATURE_ARRAYS_FILE, WEIGHTS_FIL
 MAX_CFG_BYTES: Final = 1 << 20
 
 
-def parse_config(text: bytes) -> SAEConfig:
-    """The configuration in a ``cfg.json``.
-
-    Raises:
-        SAEFormatError: naming the key.
-    """
-    if len(text) > MAX_CFG_BYTES:
-        raise SAEFormatError(f"{CFG_FILE}: {len(text)} bytes, at most {MAX_CFG_BYTES} are read")
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SAEFormatError(f"{CFG_FILE}: no JSON: {error}") from None
-    if not isinstance(values, Mapping):
-        raise SAEFormatError(f"{CFG_FILE}: expected an object, got {type(values).__name__}")
-    try:
-        cfg = SAEConfig.from_dict(values)
-        architecture_of(cfg)
-    except SAEFormatError as error:
-        raise SAEFormatError(f"{CFG_FILE}: {error}", field=error.field) from None
-    return cfg
-
-
 def format_config(cfg: SAEConfig) -> bytes:
     """A ``cfg.json`` of the v6 layout."""
     values: dict[str, Any] = cfg.to_dict()
@@ -56,7 +34,9 @@ def format_config(cfg: SAEConfig) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
-def check_weights(cfg: SAEConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def check_weights(
+    cfg: SAEConfig, tensors: Mapping[str, Tensor], *, file: str = WEIGHTS_FILE
+) -> dict[str, Tensor]:
     """Tensors of a weights file under their present names, with names and shapes checked.
 
     ``log_threshold`` becomes θ = exp(log_threshold); a ``scaling_factor`` of old fine-tuned SAEs,
@@ -73,18 +53,18 @@ def check_weights(cfg: SAEConfig, tensors: Mapping[str, Tensor]) -> dict[str, Te
     factors = [stored.pop(name) for name in _SCALING_FACTORS if name in stored]
     missing = sorted(expected.keys() - stored.keys())
     if missing:
-        raise _bad_tensor(missing[0], f"missing, {cfg.architecture} has it")
+        raise _bad_tensor(missing[0], f"missing, {cfg.architecture} has it", file=file)
     extra = sorted(stored.keys() - expected.keys())
     if extra:
-        raise _bad_tensor(extra[0], f"{cfg.architecture} has no such tensor")
+        raise _bad_tensor(extra[0], f"{cfg.architecture} has no such tensor", file=file)
     for name, shape in expected.items():
         if tuple(stored[name].shape) != shape:
-            raise _bad_tensor(name, f"shape {list(stored[name].shape)}, expected {list(shape)}")
+            problem = f"shape {list(stored[name].shape)}, expected {list(shape)}"
+            raise _bad_tensor(name, problem, file=file)
     for factor in factors:
         if tuple(factor.shape) != (cfg.d_sae,):
-            raise _bad_tensor(
-                "scaling_factor", f"shape {list(factor.shape)}, expected [{cfg.d_sae}]"
-            )
+            problem = f"shape {list(factor.shape)}, expected [{cfg.d_sae}]"
+            raise _bad_tensor("scaling_factor", problem, file=file)
         if not torch.equal(factor, torch.ones_like(factor)):
             stored["W_dec"] = stored["W_dec"] * factor[:, None]
     return stored
@@ -129,5 +109,5 @@ def narrows(tensors: Mapping[str, Tensor], dtype: str | torch.dtype) -> bool:
 _SCALING_FACTORS: Final = ("scaling_factor", "finetuning_scaling_factor")
 
 
-def _bad_tensor(name: str, problem: str, *, file: str = WEIGHTS_FILE) -> SAEFormatError:
+def _bad_tensor(name: str, problem: str, *, file: str) -> SAEFormatError:
     return SAEFormatError(f"{file}: {name}: {problem}", field=name)

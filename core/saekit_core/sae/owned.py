@@ -1,4 +1,4 @@
-"""SAE folders read into memory of one's own, for a server that must not change under its callers.
+"""SAEs read into memory of one's own, for a server that must not change under its callers.
 
 A mapped file shows what others write into it, and truncating it kills the process; memory of one's
 own does neither. Each file is read once, and hashed as it passes, so that the revision is that of
@@ -18,18 +18,10 @@ from torch import Tensor
 from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.errors import SAEFormatError
 from saekit_core.sae.features_file import FeaturesFile, parse_features
-from saekit_core.sae.layout import (
-    CFG_FILE,
-    FEATURE_ARRAYS_FILE,
-    FEATURES_FILE,
-    MAX_CFG_BYTES,
-    WEIGHTS_FILE,
-    check_finite,
-    check_weights,
-    convert,
-    narrows,
-    parse_config,
-)
+from saekit_core.sae.formats.files import TENSOR_SUFFIXES, OwnedFiles
+from saekit_core.sae.formats.reading import Content, read_content
+from saekit_core.sae.layout import FEATURE_ARRAYS_FILE, FEATURES_FILE, MAX_CFG_BYTES
+from saekit_core.sae.origin import Origin
 from saekit_core.sae.revision import RevisionHash, check_length, read_answer_files
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.safetensors_file import (
@@ -44,14 +36,21 @@ _CHUNK_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class OwnedFolder:
-    """The content of an SAE folder, checked, in memory that nobody else writes to."""
+    """The content of an SAE's files, checked, in memory that nobody else writes to."""
 
     revision: str
     """First 12 hex digits of the hash of what was read; see `RevisionHash`."""
-    cfg: SAEConfig
-    tensors: Mapping[str, Tensor]
+    content: Content
     """Weights in the dtype of the file, on the CPU; all finite."""
     features: FeaturesFile | None
+
+    @property
+    def cfg(self) -> SAEConfig:
+        return self.content.cfg
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self.content.tensors
 
     @property
     def nbytes(self) -> int:
@@ -68,47 +67,52 @@ class OwnedFolder:
         Raises:
             SAEFormatError: a weight is too large for `dtype`.
         """
-        cfg, tensors = convert(self.cfg, self.tensors, device=device, dtype=dtype)
-        if narrows(self.tensors, cfg.dtype):
-            check_finite(tensors)
+        cfg, tensors = self.content.built(device, dtype, finite=True)
         return SAE(cfg, tensors).requires_grad_(False)
 
 
-def read_sae_folder_owned(path: str | Path) -> OwnedFolder:
+def read_sae_folder_owned(path: str | Path, *, origin: Origin | None = None) -> OwnedFolder:
     """Read every file that determines an answer once, hash it, and check it.
 
+    Args:
+        path: a folder, or a file that is an SAE of its own, of any format.
+        origin: what is known of it besides its files.
+
     Raises:
-        SAENotFoundError: there is no such folder.
+        SAENotFoundError: there is no such folder or file.
         SAEFormatError: a file is missing, truncated, of the wrong type, contradicts another, holds
             NaN or infinite values, or changed while it was read; naming file and key.
     """
     reading = _Reading()
-    revision = read_answer_files(path, reading.read)
-    cfg = parse_config(reading.texts[CFG_FILE])
-    tensors = check_weights(cfg, reading.arrays[WEIGHTS_FILE])
-    check_finite(tensors)
+    revision, found = read_answer_files(path, reading.read, origin=origin)
+    files = OwnedFiles(reading.texts, {**reading.arrays, **reading.whole}, found.place.file)
+    content = read_content(found, files)
     features = parse_features(
         reading.texts.get(FEATURES_FILE), reading.arrays.get(FEATURE_ARRAYS_FILE)
     )
     if features is not None:
-        features.check(cfg.d_sae)
-    return OwnedFolder(revision, cfg, tensors, features)
+        features.check(content.cfg.d_sae)
+    return OwnedFolder(revision, content, features)
 
 
 class _Reading:
-    """The files of one folder as they are read."""
+    """The files of one SAE as they are read."""
 
     def __init__(self) -> None:
         self.texts: dict[str, bytes] = {}
         self.arrays: dict[str, dict[str, Tensor]] = {}
+        self.whole: dict[str, Tensor] = {}
+        """Files of tensors that are decoded later."""
 
     def read(self, name: str, file: BinaryIO, length: int, revision: RevisionHash) -> None:
-        if name in (WEIGHTS_FILE, FEATURE_ARRAYS_FILE):
+        if name.endswith(".safetensors"):
             self.arrays[name] = _read_tensors(name, file, length, revision)
-            return
-        if name == CFG_FILE and length > MAX_CFG_BYTES:
-            raise SAEFormatError(f"{name}: {length} bytes, at most {MAX_CFG_BYTES} are read")
-        self.texts[name] = bytes(_read_exactly(name, file, length, revision).numpy())
+        elif name.endswith(TENSOR_SUFFIXES):
+            self.whole[name] = _read_exactly(name, file, length, revision)
+        else:
+            if name != FEATURES_FILE and length > MAX_CFG_BYTES:
+                raise SAEFormatError(f"{name}: {length} bytes, at most {MAX_CFG_BYTES} are read")
+            self.texts[name] = bytes(_read_exactly(name, file, length, revision).numpy())
 
 
 def _read_tensors(
