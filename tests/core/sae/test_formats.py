@@ -253,8 +253,8 @@ def test_temporal_folders_have_the_tensors_of_the_native_format(tmp_path: Path) 
     assert {**read_back.cfg.to_dict(), "metadata": None} == {**cfg.to_dict(), "metadata": None}
     for name, tensor in weights.items():
         assert torch.equal(read_back.weights()[name], tensor)
+    (folder / "conf.yaml").write_text("llm: {dimin: 8}\nsae: {exp_factor: 4}\n")
     with pytest.raises(SAEFormatError, match=r"conf\.yaml: sae\.n_heads: missing"):
-        (folder / "conf.yaml").write_text("llm: {dimin: 8}\nsae: {exp_factor: 4}\n")
         read_sae_folder(folder)
 
 
