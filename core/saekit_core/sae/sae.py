@@ -21,6 +21,7 @@ from saekit_core.sae.config import CONSTANT_SCALAR, SAEConfig
 from saekit_core.sae.dtypes import dtype_name, torch_dtype
 from saekit_core.sae.errors import SAEError, SAEFormatError
 from saekit_core.sae.feature_wise import FeatureWise
+from saekit_core.sae.folding import folded_config, folded_weights
 from saekit_core.sae.normalization import (
     STATE_OF_NORMALIZATION,
     EncodeState,
@@ -115,7 +116,7 @@ class SAE(nn.Module):
     def load_from_disk(
         cls, path: str | Path, device: str = "cpu", dtype: str | torch.dtype | None = None
     ) -> SAE:
-        """Read a SAELens folder (versions 3 to 6).
+        """Read a SAELens folder (versions 3 to 6), or an SAE of any format in docs/formats.md.
 
         On the CPU and in the folder's own dtype the weights are mapped, not copied: do not write
         over the files of an SAE in use.
@@ -353,6 +354,18 @@ class SAE(nn.Module):
         self.W_enc.mul_(norms)
         for name in scaled:
             self.get_parameter(name).mul_(norms)
+
+    @torch.no_grad()
+    def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
+        """Make the SAE take activations as they are, where it took them times a factor, in place.
+
+        Raises:
+            SAEError: the factor is not above 0, or a temporal SAE.
+        """
+        cfg = folded_config(self.cfg, scaling_factor)
+        for name, tensor in folded_weights(self.weights(), scaling_factor).items():
+            self.get_parameter(name).copy_(tensor)
+        self.cfg = cfg
 
     def save_model(self, path: str | Path) -> tuple[Path, Path]:
         """Write a SAELens v6 folder that appears at once or not at all.

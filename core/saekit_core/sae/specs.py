@@ -113,7 +113,7 @@ def resolve_spec(spec: SAESpec, root: str | Path) -> tuple[str, Path]:
     if spec.kind == "release":
         raise SAENotFoundError(f"{spec.sae_id}: the release {spec.source} is not known")
     folder = Path(root) / spec.path
-    if not folder.is_dir():
+    if not folder.exists():
         raise SAENotFoundError(f"{spec.path}: no such folder under the SAE root", field="spec")
     return spec.sae_id, folder
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.interventions import BoundSAE
-from saekit_core.sae import SAE, FeaturesFile, SAEConfig
+from saekit_core.sae import SAE, FeaturesFile, Origin, SAEConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class SAEInfo:
     source: str
     """The spec that it was loaded from."""
     folder: Path
-    """Where its files are."""
+    """Where its files are, or the one that is it."""
     nbytes: int
     """Memory of its weights in `dtype`."""
     loaded_at: float
@@ -41,6 +41,8 @@ class SAEInfo:
     """Whether it was trained on activations less their mean, which the model here does not have."""
     writes_centred: bool = False
     """The same of what it reconstructs."""
+    origin: Origin | None = None
+    """What was known of it besides its files."""
     features: FeaturesFile | None = None
     """What was recorded of its features."""
     pinned: bool = False

@@ -17,13 +17,14 @@ from saekit_core.lm.interventions import BoundSAE
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae import (
     SAE,
+    Origin,
     OwnedFolder,
     SAEError,
     SAENotFoundError,
     read_sae_folder_owned,
 )
 from saekit_core.sae.dtypes import dtype_name, torch_dtype
-from saekit_core.sae.layout import WEIGHTS_FILE
+from saekit_core.sae.formats import answer_paths
 from saekit_server.errors import DomainError, exhausted, from_core, not_found, precondition
 from saekit_server.registry.canary import check_canary, read_canary
 from saekit_server.registry.fitting import fit
@@ -52,8 +53,8 @@ class Loader:
     dtype: str | None
     run_on_device: RunOnDevice[Any]
 
-    def read(self, folder: Path, budget: int | None) -> OwnedFolder:
-        """The checked content of a folder, in memory of our own.
+    def read(self, folder: Path, budget: int | None, origin: Origin | None = None) -> OwnedFolder:
+        """The checked content of a folder or file, in memory of our own.
 
         Raises:
             SAEError: the folder is missing or broken.
@@ -61,12 +62,12 @@ class Loader:
         """
         if budget is not None:
             try:
-                size = (folder / WEIGHTS_FILE).stat().st_size
-            except OSError:
+                size = sum(path.stat().st_size for path in answer_paths(folder, origin))
+            except (SAEError, OSError):
                 size = 0  # the reader says what is wrong
             if size > _MOST_NARROWING * budget:
-                raise exhausted(f"{WEIGHTS_FILE} has {size} bytes, the memory budget is {budget}")
-        return read_sae_folder_owned(folder)
+                raise exhausted(f"its files have {size} bytes, the memory budget is {budget}")
+        return read_sae_folder_owned(folder, origin=origin)
 
     def describe(self, owned: OwnedFolder, source: Source, loaded_at: float) -> SAEInfo:
         """What is known of an SAE before it is on the device.
@@ -88,6 +89,7 @@ class Loader:
             writes_centred=place.writes_centred,
             source=source.spec,
             folder=source.folder,
+            origin=source.origin,
             nbytes=sum(math.prod(t.shape) * itemsize for t in owned.tensors.values()),
             loaded_at=loaded_at,
             features=owned.features,

@@ -239,7 +239,7 @@ class Registry:
         expected_revision: str | None,
         marks: Marks | None,
     ) -> LoadResult:
-        owned = self._loader.read(place.folder, self._shelf.memory.budget)
+        owned = self._loader.read(place.folder, self._shelf.memory.budget, place.origin)
         if expected_revision is not None and owned.revision != expected_revision:
             raise precondition(
                 f"{place.spec} has revision {owned.revision}, expected {expected_revision:.40}",
@@ -257,7 +257,8 @@ class Registry:
 
     def _bring_back(self, parked: ParkedSAE) -> LoadedSAE:
         """Runs on the restorer's thread."""
-        place = Source(parked.info.source, parked.info.sae_id, parked.info.folder)
+        info = parked.info
+        place = Source(info.source, info.sae_id, info.folder, info.origin)
         with self._one_load:
             try:
                 return self._restored(parked)
@@ -271,7 +272,7 @@ class Registry:
             self._shelf.make_room(info, None)
             bound = self._loader.bind(moved(parked.weights, self._loader.device), info)
         else:
-            owned = self._loader.read(info.folder, self._shelf.memory.budget)
+            owned = self._loader.read(info.folder, self._shelf.memory.budget, info.origin)
             if owned.revision != info.revision:
                 raise precondition(
                     f"{info.name} left memory, and its folder now holds {owned.revision}; "

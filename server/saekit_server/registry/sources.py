@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from saekit_core.sae import SAEError, SAESpec, check_sae_id, parse_spec, resolve_spec
-from saekit_core.sae.layout import ANSWER_FILES
+from saekit_core.sae import (
+    Origin,
+    SAEError,
+    SAEFormatError,
+    SAESpec,
+    check_sae_id,
+    parse_spec,
+    resolve_spec,
+)
+from saekit_core.sae.formats import answer_paths
 from saekit_server.errors import DomainError, from_core, invalid, not_found
 
 _ANYWHERE: Final = ("file:/", "file:./", "file:../", "file:~")
@@ -22,6 +30,9 @@ class Source:
     """Without a name before it; ``file:folder`` for every folder below the SAE root."""
     sae_id: str
     folder: Path
+    """Or the file, where an SAE is one."""
+    origin: Origin | None = None
+    """What is known of it besides its files."""
 
 
 def resolve_source(source: str, *, sae_id: str | None, root: Path | None, trusted: bool) -> Source:
@@ -47,8 +58,8 @@ def resolve_source(source: str, *, sae_id: str | None, root: Path | None, truste
     elif equals:
         raise invalid("source", f"{source!r:.120} has no name before '='")
     if trusted and rest.startswith(_ANYWHERE):
-        folder = Path(rest.removeprefix("file:")).expanduser().resolve()
-        if not folder.is_dir():
+        folder = _resolved(Path(rest.removeprefix("file:")).expanduser())
+        if not folder.exists():
             raise not_found(f"{rest}: no such folder", field="source")
         top = root.resolve() if root is not None else None
         if top is None or top == folder or not folder.is_relative_to(top):
@@ -67,7 +78,12 @@ def resolve_source(source: str, *, sae_id: str | None, root: Path | None, truste
     if spec.kind == "file" and root is not None:
         _check_inside(folder, root, spec)
         rest = f"file:{spec.path}"
-    return Source(rest, wanted or default, folder.resolve())
+    return Source(rest, wanted or default, _resolved(folder))
+
+
+def _resolved(path: Path) -> Path:
+    # A file keeps its name, which says what it is; in the Hugging Face cache it is a link.
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
 def _check_id(sae_id: str, field: str) -> str:
@@ -78,9 +94,13 @@ def _check_id(sae_id: str, field: str) -> str:
 
 
 def _check_inside(folder: Path, root: Path, spec: SAESpec) -> None:
-    """Refuse a folder, or a file in it, that a symbolic link leads out of the root to."""
+    """Refuse a folder, or a file of the SAE, that a symbolic link leads out of the root to."""
     top = root.resolve()
-    for place in (folder, *(folder / name for name in ANSWER_FILES)):
+    try:
+        files = answer_paths(folder)
+    except (SAEFormatError, OSError):
+        files = ()  # the reader says what is wrong
+    for place in (folder, *files):
         if not place.resolve().is_relative_to(top):
             raise DomainError(
                 "INVALID_ARGUMENT", f"{spec.path}: leads out of the SAE root", field="source"

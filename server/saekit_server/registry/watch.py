@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from saekit_core.sae import SAEError, check_sae_id
-from saekit_core.sae.layout import ANSWER_FILES, CFG_FILE
+from saekit_core.sae.formats import list_names, members
 from saekit_server.errors import DomainError, from_core, precondition
 from saekit_server.registry.registry import Registry
 from saekit_server.registry.sources import Source
@@ -47,9 +47,10 @@ class _Followed:
 class FolderWatcher:
     """Makes a registry follow the folders below its SAE root.
 
-    Every folder with a ``cfg.json`` is an SAE; its path relative to the root is its sae_id. Names
-    that begin with a dot are not looked at. A name that something else was loaded under is left
-    alone, and so is a pinned SAE whose folder goes.
+    A folder whose files have the names of a format is an SAE, and so is a file that has such a
+    name; the path relative to the root is the sae_id. Names that begin with a dot are not looked
+    at. A name that something else was loaded under is left alone, and so is a pinned SAE whose
+    folder goes.
 
     Raises:
         DomainError: FAILED_PRECONDITION, for a registry without an SAE root.
@@ -150,7 +151,11 @@ class _Walk:
         try:
             with os.scandir(folder) as entries:
                 names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-            signature = _signature(folder)
+            found = {
+                member: _signature(folder, files)
+                for member, files in members(list_names(folder)).items()
+                if member is None or not member.startswith(".")
+            }
         except FileNotFoundError as error:
             # A folder that goes while one looks is gone; a root that is gone is a disk that is.
             if not prefix:
@@ -161,15 +166,17 @@ class _Walk:
             self._unreadable.append(prefix)
             _log.warning("%s: %s; nothing is unloaded for that", folder, error.strerror)
             return
-        if prefix and any(name == CFG_FILE for name, *_ in signature):
-            yield prefix.removesuffix("/"), signature
+        for member, signature in found.items():
+            sae_id = prefix.removesuffix("/") if member is None else f"{prefix}{member}"
+            if sae_id:
+                yield sae_id, signature
         for name in names:
             yield from self._below(folder / name, f"{prefix}{name}/", above | {place})
 
 
-def _signature(folder: Path) -> Signature:
+def _signature(folder: Path, names: tuple[str, ...]) -> Signature:
     stats = []
-    for name in ANSWER_FILES:
+    for name in names:
         try:
             stat = (folder / name).stat()
         except FileNotFoundError:

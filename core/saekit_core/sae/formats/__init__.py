@@ -29,7 +29,16 @@ from saekit_core.sae.formats.torch_files import DeepSeekR1, Goodfire, OpenAI, Qw
 from saekit_core.sae.layout import CFG_FILE
 from saekit_core.sae.origin import Origin
 
-__all__ = ["FORMATS", "Format", "Found", "find_sae", "list_names", "members", "place_of"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Found",
+    "answer_paths",
+    "find_sae",
+    "list_names",
+    "members",
+    "place_of",
+]
 
 FORMATS: Final[Mapping[str, Format]] = {
     entry.name: entry
@@ -128,11 +137,28 @@ def find_sae(place: Place, listing: Collection[str]) -> Found:
     return Found(place, names, tuple(same))
 
 
+def answer_paths(path: Path, origin: Origin | None = None) -> tuple[Path, ...]:
+    """The files that determine the answers of the SAE at a path.
+
+    Raises:
+        SAEFormatError: as `find_sae`.
+        OSError: its folder cannot be listed.
+    """
+    place = place_of(path, origin)
+    found = find_sae(place, list_names(place.folder))
+    return tuple(place.folder / name for name in found.names)
+
+
 def members(listing: Collection[str]) -> dict[str | None, tuple[str, ...]]:
-    """The SAEs in a folder by names alone: its files by member; None is the folder itself."""
-    for entry in FORMATS.values():
-        if isinstance(entry, FolderFormat) and (names := entry.files(listing)):
-            return {None: names}
+    """The SAEs in a folder by names alone: files by member, None being the folder itself.
+
+    A folder that is plainly to be one counts, whatever files it still lacks.
+    """
+    folders = [entry for entry in FORMATS.values() if isinstance(entry, FolderFormat)]
+    for look in (FolderFormat.files, FolderFormat.begun):
+        for folder in folders:
+            if names := look(folder, listing):
+                return {None: names}
     found: dict[str | None, tuple[str, ...]] = {}
     for entry in FORMATS.values():
         for file in entry.members(listing):

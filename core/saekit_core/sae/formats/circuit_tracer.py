@@ -25,6 +25,7 @@ from saekit_core.sae.formats.tensor_file import TensorFile
 CONFIG_FILE: Final = "config.yaml"
 RUN_FILES: Final = ("wandb-config.yaml", "wanb-config.yaml")
 """What the training run recorded; the second name is in use, too."""
+_CLT_FILE: Final = re.compile(r"W_(enc|dec)_\d+\.safetensors")
 _THRESHOLD: Final = "activation_function.threshold"
 _COMMON: Final = {
     "dtype": "float32",
@@ -42,6 +43,11 @@ class CircuitTracer(FileFormat):
     pattern: re.Pattern[str] = field(default=re.compile(r"layer_\d+\.safetensors"), kw_only=True)
     suffixes: tuple[str, ...] = (".safetensors",)
     optional: tuple[str, ...] = (CONFIG_FILE, *RUN_FILES)
+
+    def files(self, listing: Collection[str], file: str | None = None) -> tuple[str, ...]:
+        if file is not None and _CLT_FILE.fullmatch(file):
+            return ()
+        return super().files(listing, file)
 
     def holds(self, keys: Collection[str]) -> bool:
         return {"W_enc", "W_dec", "b_enc", "b_dec"} <= set(keys)

@@ -48,6 +48,7 @@ class DictionaryLearning(FolderFormat):
 
     name: str = "dictionary_learning"
     required: tuple[str, ...] = (CONFIG_FILE, WEIGHTS_FILE)
+    mark: str = WEIGHTS_FILE
 
     def read(self, files: Files) -> Reading:
         settings = files.settings(CONFIG_FILE)

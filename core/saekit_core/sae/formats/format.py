@@ -97,6 +97,14 @@ class FolderFormat(Format):
     """Files that determine an answer if they are there."""
     beside: tuple[str, ...] = ()
     """Files that are read if they are there, but determine no answer."""
+    mark: str = ""
+    """A required file that no folder has but one that is, or is to be, of this format."""
+
+    def begun(self, listing: Collection[str]) -> tuple[str, ...]:
+        """Those of its files that are there, in a folder that is not complete (yet)."""
+        if self.mark not in listing:
+            return ()
+        return tuple(sorted({*self.required, *self.optional} & set(listing)))
 
     def files(self, listing: Collection[str], file: str | None = None) -> tuple[str, ...]:
         if not set(self.required) <= set(listing) or file not in (None, *self.required):

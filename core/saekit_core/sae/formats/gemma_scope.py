@@ -36,7 +36,7 @@ class GemmaScope(FolderFormat):
     required: tuple[str, ...] = (PARAMS_FILE,)
 
     def claims(self, place: Place) -> bool:
-        return "transcoder" not in place.name
+        return not _transcoders(place)
 
     def facts(self, place: Place) -> dict[str, Any]:
         repo, layer = place.find(_REPO), place.find(r"layer_(\d+)")
@@ -71,7 +71,7 @@ class GemmaScopeTranscoder(FolderFormat):
     required: tuple[str, ...] = (PARAMS_FILE,)
 
     def claims(self, place: Place) -> bool:
-        return "transcoder" in place.name
+        return _transcoders(place)
 
     def facts(self, place: Place) -> dict[str, Any]:
         layer = place.find(r"layer_(\d+)")
@@ -91,6 +91,12 @@ class GemmaScopeTranscoder(FolderFormat):
         return Reading(values, tensors, PARAMS_FILE)
 
 
+def _transcoders(place: Place) -> bool:
+    """Whether the repository is that of the transcoders, whose arrays have the same names."""
+    repo = place.find(_REPO)
+    return repo is not None and repo["site"] == "transcoders"
+
+
 def _model(place: Place) -> str | None:
     found = place.find(_REPO)
     if found is None:
@@ -100,7 +106,7 @@ def _model(place: Place) -> str | None:
 
 def _take(params: TensorFile, *, d_out: str) -> dict[str, Tensor]:
     def matrix(name: str, *shape: str) -> Tensor:
-        return params.take(name if name in params else name.lower(), *shape)
+        return params.take(name.lower() if name.lower() in params else name, *shape)
 
     return {
         "W_enc": matrix("W_enc", "d_in", "d_sae"),

@@ -29,13 +29,17 @@ _HF_HOOKS: Final = (
     (r"\.post_feedforward_layernorm\.output", "hook_mlp_out"),
     (r"\.pre_feedforward_layernorm\.output", "mlp.hook_in"),
 )
-_SITES: Final = (
+_SITES: Final = {
     # Folder name → hook points, where there is no config.json.
-    ("transcoder", "mlp.hook_in", "hook_mlp_out"),
-    ("clt", "mlp.hook_in", "hook_mlp_out"),
-    ("resid_post", "hook_resid_post", None),
-    ("attn_out", "attn.hook_z", None),
-    ("mlp_out", "hook_mlp_out", None),
+    "transcoder": ("mlp.hook_in", "hook_mlp_out"),
+    "clt": ("mlp.hook_in", "hook_mlp_out"),
+    "resid_post": ("hook_resid_post", None),
+    "attn_out": ("attn.hook_z", None),
+    "mlp_out": ("hook_mlp_out", None),
+}
+_PATH: Final = (
+    r"gemma-scope-2-(?P<size>\w+)-(?P<kind>pt|it)/"
+    rf"(?P<site>{'|'.join(_SITES)})(?:_all)?/(?:[^/]+/)?[^/]*layer_(?P<layer>\d+)"
 )
 
 
@@ -61,15 +65,15 @@ class GemmaScope2(FolderFormat):
         return tuple(sorted({file, *({CONFIG_FILE} & set(listing))}))
 
     def facts(self, place: Place) -> dict[str, Any]:
-        hook, out = place.hook(), None
-        layer = place.find(r"layer_(\d+)")
-        site = next((known for known in _SITES if place.find(rf"/{known[0]}")), None)
-        if layer and site:
-            hook = f"blocks.{layer[1]}.{site[1]}"
-            out = f"blocks.{layer[1]}.{site[2]}" if site[2] else None
-        repo = place.find(r"gemma-scope-2-(?P<size>\w+)-(?P<kind>pt|it)")
-        model = _model(f"gemma-3-{repo['size']}-{repo['kind']}") if repo else None
-        return {"model_name": model, "hook_name": hook, "hook_name_out": out}
+        path = place.find(_PATH)
+        if path is None or (place.folder / CONFIG_FILE).exists():
+            return {"hook_name": place.hook()}
+        reads, writes = _SITES[path["site"]]
+        return {
+            "model_name": _model(f"gemma-3-{path['size']}-{path['kind']}"),
+            "hook_name": f"blocks.{path['layer']}.{reads}",
+            "hook_name_out": f"blocks.{path['layer']}.{writes}" if writes else None,
+        }
 
     def read(self, files: Files) -> Reading:
         values: dict[str, Any] = {

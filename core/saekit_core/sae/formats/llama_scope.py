@@ -46,6 +46,7 @@ class LlamaScope(FolderFormat):
 
     name: str = "llama_scope"
     required: tuple[str, ...] = (HYPERPARAMS_FILE, FINAL_FILE)
+    mark: str = HYPERPARAMS_FILE
 
     def read(self, files: Files) -> Reading:
         settings = files.settings(HYPERPARAMS_FILE)

@@ -17,6 +17,7 @@ class SAELens(FolderFormat):
 
     name: str = "saelens"
     required: tuple[str, ...] = (CFG_FILE, WEIGHTS_FILE)
+    mark: str = CFG_FILE
     beside: tuple[str, ...] = (SPARSITY_FILE,)
 
     def read(self, files: Files) -> Reading:

@@ -39,6 +39,7 @@ class Sparsify(FolderFormat):
 
     name: str = "sparsify"
     required: tuple[str, ...] = (CFG_FILE, WEIGHTS_FILE)
+    mark: str = WEIGHTS_FILE
 
     def facts(self, place: Place) -> dict[str, Any]:
         run = _run_config(place)

@@ -27,6 +27,7 @@ class TemporalFolder(FolderFormat):
 
     name: str = "temporal"
     required: tuple[str, ...] = (CONF_FILE, WEIGHTS_FILE)
+    mark: str = WEIGHTS_FILE
 
     def facts(self, place: Place) -> dict[str, Any]:
         layer = place.find(r"layer_(\d+)")

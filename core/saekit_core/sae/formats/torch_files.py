@@ -85,7 +85,7 @@ class DeepSeekR1(TorchFileFormat):
 
     name: str = "deepseek_r1"
     pattern: re.Pattern[str] = field(default=re.compile(r".+-SAE-l\d+\.pth?"), kw_only=True)
-    tensors: frozenset[str] = frozenset({"encoder.weight", "encoder.bias", "decoder.bias"})
+    tensors: frozenset[str] = frozenset({"encoder.weight", "encoder.bias"})
 
     def read(self, files: Files) -> Reading:
         weights = files.tensors()
@@ -105,7 +105,7 @@ class QwenScope(TorchFileFormat):
 
     name: str = "qwen_scope"
     pattern: re.Pattern[str] = field(default=re.compile(r"layer\d+\.sae\.pt"), kw_only=True)
-    tensors: frozenset[str] = frozenset({"W_enc", "W_dec", "b_enc", "b_dec"})
+    tensors: frozenset[str] = frozenset({"W_enc"})
 
     def read(self, files: Files) -> Reading:
         weights = files.tensors()
@@ -130,7 +130,7 @@ class OpenAI(TorchFileFormat):
 
     name: str = "openai"
     pattern: re.Pattern[str] = field(default=re.compile(r"\d+\.pt"), kw_only=True)
-    tensors: frozenset[str] = frozenset({"encoder.weight", "pre_bias", "latent_bias"})
+    tensors: frozenset[str] = frozenset({"latent_bias"})
 
     def read(self, files: Files) -> Reading:
         weights = files.tensors()
