@@ -107,7 +107,7 @@ def test_a_value_that_is_not_finite_is_refused_by_the_owned_reader(
 
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize(
-    ("write_case", "file", "key", "value", "message"),
+    "setting",
     [
         (
             folders.sparsify,
