@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.sae import format_folders as folders
+from tests.core.sae import foreign as folders
 from tests.core.sae.folders import write_folder
 from tests.core.sae.reference import random_activations, random_sae
 

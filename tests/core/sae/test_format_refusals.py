@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.core.sae import format_folders as folders
+from tests.core.sae import foreign as folders
 from tests.core.sae.folders import truncate
-from tests.core.sae.format_folders import Case
+from tests.core.sae.foreign import Case
 from tests.core.sae.test_formats import CASES, write
 
 from saekit_core.sae import (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.core.sae import format_folders as folders
-from tests.core.sae.format_folders import Case
+from tests.core.sae import foreign as folders
+from tests.core.sae.foreign import Case
 from tests.core.sae.reference import random_activations
 
 from saekit_core.sae import SAE, Origin, SAEFormatError, read_sae_folder, read_sae_folder_owned
