@@ -1,11 +1,13 @@
 """Every foreign format is read to what its own library computes, mapped and owned alike."""
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.core.sae import foreign as folders
 from tests.core.sae.foreign import Case
 from tests.core.sae.reference import random_activations
@@ -163,8 +165,6 @@ def test_the_number_type_is_the_file_s_unless_the_format_has_one(tmp_path: Path)
 
 def test_sparsify_decoder_is_not_transposed(tmp_path: Path) -> None:
     case = folders.sparsify(tmp_path, square=True)
-    from safetensors.torch import load_file
-
     stored = load_file(case.weights)
     sae = read_sae_folder(case.path)
     assert torch.equal(sae.W_dec, stored["W_dec"])
@@ -210,8 +210,6 @@ def test_sparsify_reads_the_hook_point_from_the_module_in_the_folder_s_name(
 def test_dictionary_learning_reads_the_hook_point_from_its_trainer(
     tmp_path: Path, trainer: dict[str, str], io: str, hook: str | None
 ) -> None:
-    import json
-
     case = folders.dictionary_learning(tmp_path, **trainer)
     config = json.loads((case.path / "config.json").read_text())
     config["buffer"]["io"] = io
@@ -219,40 +217,15 @@ def test_dictionary_learning_reads_the_hook_point_from_its_trainer(
     assert read_sae_folder(case.path).cfg.hook_name == hook
 
 
-def test_temporal_folders_have_the_tensors_of_the_native_format(tmp_path: Path) -> None:
-    from saekit_core.sae import SAEConfig
-
-    cfg = SAEConfig(
-        architecture="temporal",
-        d_in=8,
-        d_sae=32,
-        n_heads=2,
-        n_attn_layers=1,
-        bottleneck_factor=4,
-        kval_topk=3,
-        tied_weights=False,
-        normalize_activations="constant_scalar_rescale",
-        activation_normalization_factor=0.25,
-    )
-    sae = SAE.from_config(cfg, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
-    weights = sae.weights()
-    renamed = {"W_dec": "D", "W_enc": "E", "b_dec": "b"}
-    folder = tmp_path / "gemma-2-2B" / "layer_12" / "temporal"
-    folders.save_tensors(
-        {renamed.get(name, name): tensor for name, tensor in weights.items()},
-        folder / "latest_ckpt.safetensors",
-    )
-    (folder / "conf.yaml").write_text(
-        "llm: {dimin: 8, name: gemma-2-2b}\n"
-        "data: {dtype: float32}\n"
-        "sae: {exp_factor: 4, n_heads: 2, n_attn_layers: 1, bottleneck_factor: 4,\n"
-        "  sae_diff_type: topk, kval_topk: 3, tied_weights: false, scaling_factor: 0.25}\n"
-    )
-    read_back = read_sae_folder(folder)
-    assert read_back.cfg.hook_name == "blocks.12.hook_resid_post"
-    assert {**read_back.cfg.to_dict(), "metadata": None} == {**cfg.to_dict(), "metadata": None}
-    for name, tensor in weights.items():
-        assert torch.equal(read_back.weights()[name], tensor)
+@pytest.mark.parametrize("tied", [False, True])
+def test_temporal_folders_have_the_tensors_of_the_native_format(tmp_path: Path, tied: bool) -> None:
+    folder, sae = folders.temporal(tmp_path, tied=tied)
+    again = read_sae_folder(folder)
+    assert again.cfg.hook_name == "blocks.12.hook_resid_post"
+    assert {**again.cfg.to_dict(), "metadata": None} == {**sae.cfg.to_dict(), "metadata": None}
+    assert again.weights().keys() == sae.weights().keys()
+    for name, tensor in sae.weights().items():
+        assert torch.equal(again.weights()[name], tensor)
     (folder / "conf.yaml").write_text("llm: {dimin: 8}\nsae: {exp_factor: 4}\n")
     with pytest.raises(SAEFormatError, match=r"conf\.yaml: sae\.n_heads: missing"):
         read_sae_folder(folder)

@@ -6,6 +6,7 @@ returns what they encode and decode to, computed in float64 from those very tens
 
 from tests.core.sae.foreign.case import (
     D_IN,
+    K,
     D_SAE,
     Case,
     save_npz,
@@ -22,6 +23,7 @@ from tests.core.sae.foreign.scopes import (
     llama_scope,
     llama_scope_r1_distill,
 )
+from tests.core.sae.foreign.temporal import temporal
 from tests.core.sae.foreign.torch_files import (
     connor_rob_hook_z,
     deepseek_r1,
@@ -33,6 +35,7 @@ from tests.core.sae.foreign.torch_files import (
 __all__ = [
     "D_IN",
     "D_SAE",
+    "K",
     "Case",
     "circuit_tracer",
     "circuit_tracer_clt_layer",
@@ -51,5 +54,6 @@ __all__ = [
     "save_tensors",
     "save_torch",
     "sparsify",
+    "temporal",
     "write_json",
 ]

@@ -34,7 +34,10 @@ def circuit_tracer(root: Path, *, kind: str = "relu", skip: bool = False) -> Cas
         "feature_input_hook: mlp.hook_in\nfeature_output_hook: mlp.hook_out\n"
         + (f"activation: topk\nk: {K}\n" if kind == "topk" else "")
     )
-    (folder / "wanb-config.yaml").write_text("batch_size:\n  desc: null\n  value: 4096\n")
+    (folder / "wanb-config.yaml").write_text(
+        f"batch_size:\n  desc: null\n  value: 4096\n"
+        f"d_model: {{value: {D_IN}}}\nd_feature: {{value: {D_SAE}}}\n"
+    )
 
     def encode(x: Tensor) -> Tensor:
         p = x @ W_enc + b_enc
