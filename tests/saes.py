@@ -18,6 +18,7 @@ FURTHER: dict[str, dict[str, object]] = {
     "skip_transcoder": {},
     "jumprelu_transcoder": {},
     "jumprelu_skip_transcoder": {},
+    "topk_skip_transcoder": {"k": 8},
 }
 """The other architectures, with what their configuration says besides the sizes."""
 

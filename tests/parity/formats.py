@@ -304,9 +304,7 @@ def _compare(
     return f"{error:.0e}", [] if same else [f"off by {error:.1e}, or other features are active"]
 
 
-def _compare_config(
-    case: Case, sae: SAE, theirs: Mapping[str, Any]
-) -> tuple[str, list[str]]:
+def _compare_config(case: Case, sae: SAE, theirs: Mapping[str, Any]) -> tuple[str, list[str]]:
     if "error" in theirs:
         return "", []
     config = theirs["config"]

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import EntryNotFoundError
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from sae_lens import SAE
 from sae_lens.loading import pretrained_sae_loaders as loaders
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 
 def serve(root: Path) -> None:

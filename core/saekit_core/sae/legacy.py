@@ -52,6 +52,10 @@ def upgrade_flat_config(
         old["normalize_activations"] = "none"
     elif normalization is True:
         old["normalize_activations"] = "expected_average_only_in"
+    hook_name, layer = old.get("hook_name"), old.get("hook_layer")
+    if isinstance(hook_name, str) and type(layer) is int:
+        # The first folders name the hook points of all layers at once.
+        old["hook_name"] = hook_name.replace("{layer}", str(layer))
     if old.get("reshape_activations") is None:
         at_z = "hook_z" in str(old.get("hook_name", ""))
         old["reshape_activations"] = "hook_z" if at_z else "none"

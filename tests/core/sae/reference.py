@@ -36,6 +36,8 @@ TRANSCODERS: dict[str, dict[str, Any]] = {
     "skip_transcoder": {"d_out": 9},
     "jumprelu_transcoder": {"d_out": 15},
     "jumprelu_skip_transcoder": {},
+    "topk_transcoder": {"k": 5, "d_out": 9},
+    "topk_skip_transcoder": {"k": 5},
 }
 SETTINGS = {**AUTOENCODERS, **TRANSCODERS}
 KINDS = tuple(SETTINGS)

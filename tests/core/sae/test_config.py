@@ -116,6 +116,11 @@ def test_expansion_factor_stands_in_for_a_missing_width() -> None:
     assert SAEConfig.from_dict({**flat, "expansion_factor": 32}).d_sae == 24576
 
 
+def test_a_hook_point_of_all_layers_is_that_of_the_layer_stated() -> None:
+    cfg = SAEConfig.from_dict({**V3, "hook_point": "blocks.{layer}.hook_mlp_out"})
+    assert cfg.hook_name == "blocks.8.hook_mlp_out"
+
+
 def test_v6_configuration_is_written_as_it_was_read() -> None:
     cfg = SAEConfig.from_dict(V6)
     assert cfg.to_dict() == V6

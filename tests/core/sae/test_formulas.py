@@ -235,7 +235,9 @@ def test_temporal_sequences_in_a_batch_are_those_alone_and_padding_behind_them_i
         sae.encode(x[0, 0, 0])
 
 
-@pytest.mark.parametrize("kind", ["skip_transcoder", "jumprelu_skip_transcoder"])
+@pytest.mark.parametrize(
+    "kind", ["skip_transcoder", "jumprelu_skip_transcoder", "topk_skip_transcoder"]
+)
 def test_decode_adds_the_skip_only_with_a_state_that_carries_x(kind: str) -> None:
     sae = random_sae(kind, "layer_norm", dtype="float64")
     x = random_activations(5, sae.cfg.d_in)

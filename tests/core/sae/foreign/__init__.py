@@ -6,9 +6,9 @@ returns what they encode and decode to, computed in float64 from those very tens
 
 from tests.core.sae.foreign.case import (
     D_IN,
-    K,
     D_SAE,
     Case,
+    K,
     save_npz,
     save_tensors,
     save_torch,
@@ -35,8 +35,8 @@ from tests.core.sae.foreign.torch_files import (
 __all__ = [
     "D_IN",
     "D_SAE",
-    "K",
     "Case",
+    "K",
     "circuit_tracer",
     "circuit_tracer_clt_layer",
     "connor_rob_hook_z",
