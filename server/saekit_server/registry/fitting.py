@@ -53,7 +53,10 @@ def fit(cfg: SAEConfig, model: LanguageModel) -> Place:
     """
     name = cfg.hook_name
     if not name:
-        raise precondition("cfg.json: metadata.hook_name: missing, so nobody knows where it reads")
+        raise precondition(
+            "cfg.json: metadata.hook_name: missing, so nobody knows where it reads; for a format "
+            "that does not say, name the SAE's folder after the hook point"
+        )
     try:
         hook = model.hook_point(name)
         out = cfg.metadata.hook_name_out
