@@ -145,6 +145,8 @@ def refusal(error: Exception, source: Source) -> DomainError:
         return error if error.field else error.at("source")
     # Paths of the server's disk are none of a caller's business.
     text = str(error).replace(str(source.folder), source.spec)
+    if source.folder.is_file():
+        text = text.replace(f" from {source.folder.parent}", " from its folder")
     if isinstance(error, SAENotFoundError):
         return not_found(text, field="source")
     if isinstance(error, SAEError | LMError):

@@ -256,6 +256,14 @@ def test_origin_fills_what_files_leave_out_and_overrides_what_they_say(tmp_path:
     assert cfg.model_name == "gemma-2-9b-it"  # as the repository's name tells
     assert cfg.neuronpedia_id == "gemma-2-9b-it/20-gemmascope-res-16k"
     assert (cfg.context_size, cfg.normalize_activations) == (77, "layer_norm")
+    cached = tmp_path / "models--google--gemma-scope-2-1b-pt" / "snapshots" / "0f3c"
+    plain = folders.gemma_scope_2(tmp_path, config=False).path
+    for site, hook in (("resid_post_all", "hook_resid_post"), ("mlp_out", "hook_mlp_out")):
+        moved = cached / site / "layer_7_width_16k_l0_big"
+        moved.parent.mkdir(parents=True)
+        plain.rename(moved)
+        assert read_sae_folder(moved).cfg.hook_name == f"blocks.7.{hook}"
+        moved.rename(plain)
     named = tmp_path / "blocks.4.hook_mlp_out"
     bare.rename(named)
     assert read_sae_folder(named).cfg.hook_name == "blocks.4.hook_mlp_out"

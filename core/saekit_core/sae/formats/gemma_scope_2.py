@@ -38,7 +38,7 @@ _SITES: Final = {
     "mlp_out": ("hook_mlp_out", None),
 }
 _PATH: Final = (
-    r"gemma-scope-2-(?P<size>\w+)-(?P<kind>pt|it)/"
+    r"gemma-scope-2-(?P<size>\w+)-(?P<kind>pt|it)/(?:.*/)?"
     rf"(?P<site>{'|'.join(_SITES)})(?:_all)?/(?:[^/]+/)?[^/]*layer_(?P<layer>\d+)"
 )
 
