@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -152,6 +153,15 @@ def test_a_file_whose_link_leads_out_of_the_root_is_refused(tmp_path: Path) -> N
     relative = case.path.relative_to(top).as_posix()
     error = refused("INVALID_ARGUMENT", registry.load, f"file:{relative}")
     assert "leads out of the SAE root" in error.message
+    registry.close()
+
+
+def test_files_that_cannot_fit_the_budget_are_refused_unread(tmp_path: Path) -> None:
+    case = foreign.llama_scope(tmp_path)
+    case.weights.write_bytes(b"no safetensors" * 1000)
+    registry = Registry(tiny_model(), sae_root=tmp_path, memory_budget_bytes=1000)
+    error = refused("RESOURCE_EXHAUSTED", registry.load, f"file:{case.path.name}")
+    assert re.match(r"its files have \d+ bytes, the memory budget is 1000", error.message)
     registry.close()
 
 
