@@ -11,7 +11,7 @@ DEMO_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench protos default-model clean
+.PHONY: help demo serve test lint bench protos directory default-model clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ bench: $(DEMO_READY)  ## Measure, side by side (a few minutes)
 
 protos: $(DEV_READY)  ## Regenerate the Python of the .proto files
 	scripts/protos
+
+directory: $(DEV_READY)  ## Refresh the directory of public SAEs (ARGS=--check: compare it with its source)
+	$(BIN)/python scripts/release_directory.py $(ARGS)
 
 default-model: $(DEMO_READY)  ## Train the embedded model and its SAEs: make default-model TEXT=stories.txt
 	@test -n "$(TEXT)" || { echo 'usage: make default-model TEXT=stories.txt' >&2; exit 2; }

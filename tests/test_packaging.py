@@ -43,6 +43,7 @@ def test_the_wheel_holds_every_package_and_the_embedded_model(wheel: Path) -> No
     assert "saekit = saekit_client.cli:main" in text
     assert "[saekit.commands]" in text
     assert "upload = saekit_core.commands.upload:upload" in text
+    assert "saekit_core/directory/releases.json" in names
 
 
 def test_the_client_alone_needs_no_torch_and_starts_at_once(wheel: Path, tmp_path: Path) -> None:
@@ -60,6 +61,19 @@ def test_the_client_alone_needs_no_torch_and_starts_at_once(wheel: Path, tmp_pat
         for _ in range(3)
     ]
     assert min(runs) < 0.3
+
+
+def test_the_client_alone_searches_the_directory(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+        "sys.modules |= dict.fromkeys(('torch', 'safetensors', 'huggingface_hub')); "
+        "from saekit_client.cli import main; "
+        "assert main(['saes', 'search', 'gpt2-small', 'layer', '8', '--json']) == 0; "
+        "assert sys.modules['saekit_core'].__file__.startswith(sys.path[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert b"gpt2-small-res-jb/blocks.8.hook_resid_pre" in done.stdout
 
 
 def test_embedded_assets_stay_small() -> None:

@@ -11,7 +11,9 @@ from saekit_client.commands.output import link, number, print_json, show, table
 from saekit_client.registry_results import SAEInfo
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="The SAEs that a server has loaded."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="The SAEs that a server has loaded, and those that it could load.",
 )
 
 SaeName = Annotated[str, typer.Argument(help="sae_id or sae_id@revision.")]
