@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
+from saekit_core.directory.releases import NEURONPEDIA as SITE
 from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.errors import SAEError
 from saekit_core.sae.sae import SAE
-
-SITE: Final = "https://neuronpedia.org"
 
 _SEGMENT: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _ID: Final = re.compile(f"({_SEGMENT})/({_SEGMENT})")

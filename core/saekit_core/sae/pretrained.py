@@ -1,36 +1,24 @@
-"""Pretrained SAEs from Hugging Face repositories and local folders."""
+"""Pretrained SAEs: of public releases, of Hugging Face repositories, and of local folders."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import posixpath
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
+from saekit_core.directory import public_releases
 from saekit_core.sae.disk import read_sae_folder
-from saekit_core.sae.errors import SAENotFoundError
-from saekit_core.sae.layout import (
-    CFG_FILE,
-    FEATURE_ARRAYS_FILE,
-    FEATURES_FILE,
-    SPARSITY_FILE,
-    WEIGHTS_FILE,
-)
+from saekit_core.sae.errors import SAEError, SAENotFoundError
+from saekit_core.sae.formats import FORMATS, Format, members
+from saekit_core.sae.origin import Origin
+from saekit_core.sae.release_origins import release_origin, repo_origin
+from saekit_core.sae.repo_files import RepoFiles
 from saekit_core.sae.sae import SAE
-from saekit_core.sae.specs import check_sae_id
 
-_OPTIONAL: Final = (SPARSITY_FILE, FEATURES_FILE, FEATURE_ARRAYS_FILE)
+Attempt = tuple[Format, tuple[str, str | None]]
+"""A format that an SAE may be of, its folder, and its file (None: it has the folder to itself)."""
 
 
 def load_pretrained(
@@ -40,84 +28,111 @@ def load_pretrained(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    force_download: bool = False,
 ) -> SAE:
-    """The SAE ``sae_id`` of a local folder or of a Hugging Face repository ``user/repo``.
+    """The SAE ``sae_id`` of a release, a repository ``user/repo``, or a local folder.
 
     Args:
-        sae_id: path of the SAE's folder in the release; "" if the release is the SAE itself.
+        release: a local folder (or file, with "" for the id); else a release of the directory;
+            else a repository.
+        sae_id: id in the release; path in the repository or folder, "" if it is the SAE itself.
+        dtype: number type to convert to; None keeps that of the files.
         revision: branch, tag or commit of the repository.
+        force_download: fetch again what the cache has.
 
     Raises:
         SAENotFoundError: nothing is there, or the network is needed and missing.
         SAEFormatError: what is there is broken.
+        SAEError: a revision of a local folder, or a path that leaves the repository.
     """
-    if Path(release).is_dir():
+    if Path(release).exists():
+        if revision is not None:
+            raise SAEError(f"revision: {release} is local and has none", field="revision")
         return read_sae_folder(Path(release) / sae_id, device=device, dtype=dtype)
-    if release.count("/") != 1:
+    if release.count("/") == 1 and release not in public_releases():
+        origin = repo_origin(release, _checked(sae_id))
+    elif "/" in release:
         raise SAENotFoundError(
-            f"{release}: neither a local folder nor a Hugging Face repository user/repo",
+            f"{release}: neither a local folder nor a Hugging Face repository user/repo; the path "
+            "in a repository is the sae_id",
             field="release",
         )
-    folder = download_sae(release, sae_id, revision=revision)
-    return read_sae_folder(folder, device=device, dtype=dtype)
+    else:
+        origin = release_origin(release, sae_id)
+    path = download_sae(origin, revision=revision, force=force_download)
+    return read_sae_folder(path, device=device, dtype=dtype, origin=origin)
 
 
-def download_sae(repo: str, path: str, *, revision: str | None = None) -> Path:
-    """Fetch an SAE folder into the standard Hugging Face cache, or find it there.
-
-    The cache's location, the token and offline mode are those of huggingface_hub.
+def download_sae(origin: Origin, *, revision: str | None = None, force: bool = False) -> Path:
+    """Fetch the files of an SAE into the standard Hugging Face cache, or find them there.
 
     Args:
-        repo: ``user/repo``.
-        path: the folder in it; "" for the repository itself.
+        origin: names the repository and the place in it; without a format, the files that any
+            format has a use for are fetched.
         revision: branch, tag or commit.
+        force: fetch again what the cache has.
 
     Returns:
-        The local folder.
+        The local folder, or the file if that is what the origin names.
 
     Raises:
-        SAENotFoundError: repository, revision or folder do not exist, or cannot be reached.
+        SAENotFoundError: repository, revision or SAE do not exist, or cannot be reached.
     """
-    if path:
-        check_sae_id(path)
-    prefix = f"{path}/" if path else ""
-    where = f"hf://{repo}/{path}".rstrip("/") + (f"@{revision}" if revision else "")
-    cfg = _fetch(repo, prefix + CFG_FILE, revision, where)
-    folder = cfg.parent
-    # The cache keeps .../snapshots/COMMIT/path: the other files come from the same commit, and one
-    # that is there already costs no request.
-    commit = folder.parents[path.count("/")].name if path else folder.name
-    _fetch(repo, prefix + WEIGHTS_FILE, commit, where)
-    for name in _OPTIONAL:
-        if try_to_load_from_cache(repo, prefix + name, revision=commit) is None:
-            _fetch_if_any(repo, prefix + name, commit)
-    return folder
+    if origin.repo is None:
+        raise SAEError("repo: missing from the origin", field="repo")
+    files = RepoFiles(origin.repo, revision, force=force)
+    folder, file, names = _find(files, origin)
+    local = files.fetch(posixpath.join(folder, name) for name in names) / folder
+    return local if file is None else local / file
 
 
-def _fetch_if_any(repo: str, file: str, commit: str) -> None:
-    # Offline, or when the repository has none, the SAE is complete without it.
-    with suppress(EntryNotFoundError, OfflineModeIsEnabled):
-        hf_hub_download(repo, file, revision=commit)
+def _find(files: RepoFiles, origin: Origin) -> tuple[str, str | None, list[str]]:
+    """Where an SAE is: its folder, its file in it (None: all of the folder), the files to fetch."""
+    path = origin.path
+    attempts: list[Attempt]
+    if origin.format is not None:
+        attempts = [(FORMATS[origin.format], FORMATS[origin.format].locate(path))]
+    else:
+        formats = FORMATS.values()
+        # The folder first: what a path names beside it costs a listing of the folder above.
+        attempts = [(format, (path, None)) for format in formats]
+        attempts += [(format, format.locate(path)) for format in formats]
+    listings: dict[str, list[str]] = {}
+    names: set[str] = set()
+    found: tuple[str, str | None] | None = None
+    for format, place in attempts:
+        if found not in (None, place):
+            break
+        folder, file = place
+        if folder not in listings:
+            listings[folder] = files.listing(folder)
+        if format.files(listings[folder], file):
+            found = place
+            names |= {name for name in listings[folder] if format.wanted(name, file)}
+    if found is not None:
+        return *found, sorted(names)
+    if files.offline:
+        raise files.unreachable(path)
+    raise SAENotFoundError(_nothing(origin, attempts, listings))
 
 
-def _fetch(repo: str, file: str, revision: str | None, where: str) -> Path:
-    try:
-        return Path(hf_hub_download(repo, file, revision=revision))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise SAENotFoundError(
-            f"{where}: {file} is not in the local Hugging Face cache and the network cannot be "
-            "reached; connect, or copy the folder here and load it from disk"
-        ) from None
-    except RepositoryNotFoundError:
-        raise SAENotFoundError(
-            f"{where}: no such repository, or a private one that needs a token (HF_TOKEN)"
-        ) from None
-    except RevisionNotFoundError:
-        raise SAENotFoundError(f"{where}: the repository has no such revision") from None
-    except EntryNotFoundError:
-        raise SAENotFoundError(f"{where}: the repository has no file {file}") from None
-    except HFValidationError as error:
-        raise SAENotFoundError(f"{where}: {error}") from None
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise SAENotFoundError(f"{where}: {file} could not be fetched: {reason}") from None
+def _nothing(origin: Origin, attempts: Iterable[Attempt], listings: dict[str, list[str]]) -> str:
+    """Why there is no SAE at a place that could be looked at."""
+    where = f"hf://{origin.repo}/{origin.path}".rstrip("/")
+    several = [name for name in members(listings.get(origin.path, ())) if name is not None]
+    if len(several) > 1:
+        shown = ", ".join(several[:3]) + (", …" if len(several) > 3 else "")
+        return f"{where}: holds {len(several)} SAEs, add the name of one: {shown}"
+    if any(
+        listings[folder] if file is None else file in listings[folder]
+        for _, (folder, file) in attempts
+    ):
+        return f"{where}: no SAE of {origin.format or 'any known'} format there"
+    return f"{where}: the repository has no such folder or file"
+
+
+def _checked(path: str) -> str:
+    """A path in a repository, which must not lead out of it."""
+    if path and any(part in ("", ".", "..") for part in path.split("/")):
+        raise SAEError(f"sae_id: {path!r:.80} is no path in a repository", field="sae_id")
+    return path

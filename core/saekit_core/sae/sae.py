@@ -135,13 +135,25 @@ class SAE(nn.Module):
         release: str,
         sae_id: str = "",
         device: str = "cpu",
-        *,
         dtype: str | torch.dtype | None = None,
+        force_download: bool = False,
+        *,
+        fold_W_dec_norm: bool = False,
         revision: str | None = None,
     ) -> SAE:
-        """Load ``sae_id`` from a Hugging Face repository ``user/repo`` or a local folder.
+        """Load an SAE of a public release, a Hugging Face repository, or a local folder.
 
         ``sae, cfg_dict, sparsity = SAE.from_pretrained(...)`` works as well.
+
+        Args:
+            release: a local folder; else a release that `saekit saes releases` lists; else a
+                repository ``user/repo``.
+            sae_id: id in the release; path in the repository or folder, "" if it is the SAE itself.
+            device: where the weights go.
+            dtype: number type to convert to; None keeps that of the files.
+            force_download: fetch again what the local cache has.
+            fold_W_dec_norm: call `fold_W_dec_norm` on the SAE.
+            revision: branch, tag or commit of the repository.
 
         Raises:
             SAENotFoundError: nothing is there, or the network is needed and missing.
@@ -149,7 +161,43 @@ class SAE(nn.Module):
         """
         from saekit_core.sae.pretrained import load_pretrained
 
-        return load_pretrained(release, sae_id, device=device, dtype=dtype, revision=revision)
+        sae = load_pretrained(
+            release,
+            sae_id,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            force_download=force_download,
+        )
+        if fold_W_dec_norm:
+            sae.fold_W_dec_norm()
+        return sae
+
+    @classmethod
+    def from_pretrained_with_cfg_and_sparsity(
+        cls,
+        release: str,
+        sae_id: str = "",
+        device: str = "cpu",
+        dtype: str | torch.dtype | None = None,
+        force_download: bool = False,
+        *,
+        fold_W_dec_norm: bool = False,
+        revision: str | None = None,
+    ) -> tuple[SAE, dict[str, Any], Tensor | None]:
+        """As `from_pretrained`, unpacked: the SAE, its configuration as flat and present keys, and
+        log10 of (frequency + 1e-10) per feature ``[d_sae]`` if the files record it.
+        """
+        sae, cfg_dict, sparsity = cls.from_pretrained(
+            release,
+            sae_id,
+            device,
+            dtype,
+            force_download,
+            fold_W_dec_norm=fold_W_dec_norm,
+            revision=revision,
+        )
+        return sae, cfg_dict, sparsity
 
     def __iter__(self) -> Iterator[Any]:
         yield self

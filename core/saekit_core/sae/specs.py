@@ -2,10 +2,13 @@
 
 | SPEC                            | means                                  | default sae_id      |
 |---------------------------------|----------------------------------------|---------------------|
-| ``hf://user/repo/path@revision``| a folder of a Hugging Face repository  | ``user/repo/path``  |
+| ``release/id@revision``         | an SAE of a public release             | ``release/id``      |
+| ``hf://user/repo/path@revision``| a place in a Hugging Face repository   | ``user/repo/path``  |
 | ``file:folder``                 | a folder under the SAE root            | ``folder``          |
-| ``release/id``                  | an SAE of a known release              | ``release/id``      |
 | ``folder``                      | the same as ``file:folder``            | ``folder``          |
+
+``@revision`` is a branch, tag or commit of the repository, and may be left out. A spec is of the
+first kind if its first segment is a release in `saekit_core.directory`.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import re
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
+from saekit_core.directory import public_releases
 from saekit_core.sae.errors import SAEError, SAENotFoundError
+from saekit_core.sae.origin import Origin
+from saekit_core.sae.release_origins import release_origin, repo_origin
 
 SAE_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 MAX_SAE_ID_LENGTH: Final = 256
@@ -47,6 +53,17 @@ class SAESpec:
         return "/".join(part for part in (self.source, self.path) if part)
 
 
+class ResolvedSAE(NamedTuple):
+    """A spec whose files are here."""
+
+    sae_id: str
+    """Name inside a server."""
+    path: Path
+    """The local folder, or the file that is the SAE."""
+    origin: Origin
+    """What is known besides the files."""
+
+
 def check_sae_id(sae_id: str) -> str:
     """Return `sae_id` if it is one.
 
@@ -70,11 +87,11 @@ def check_sae_id(sae_id: str) -> str:
     return sae_id
 
 
-def parse_spec(text: str, *, releases: Container[str] = ()) -> SAESpec:
+def parse_spec(text: str, *, releases: Container[str] | None = None) -> SAESpec:
     """Parse ``[NAME=]SPEC``.
 
     Args:
-        releases: names of known releases; a bare spec whose first segment is one is of that kind.
+        releases: names of known releases; None: those of the directory.
 
     Raises:
         SAEError: it is malformed.
@@ -89,40 +106,55 @@ def parse_spec(text: str, *, releases: Container[str] = ()) -> SAESpec:
         return _parse_hf(spec, label)
     if spec.startswith("file:"):
         return SAESpec("file", check_sae_id(spec.removeprefix("file:")), label)
-    release, slash, path = spec.partition("/")
-    if slash and release in releases:
-        return SAESpec("release", check_sae_id(path), label, source=release)
+    release, slash, rest = spec.partition("/")
+    if slash and release in (public_releases() if releases is None else releases):
+        path, revision = _split_revision(rest)
+        return SAESpec("release", check_sae_id(path), label, release, revision)
     return SAESpec("file", check_sae_id(spec), label)
 
 
-def resolve_spec(spec: SAESpec, root: str | Path) -> tuple[str, Path]:
-    """The sae_id and the local folder of a spec; fetches it from Hugging Face if it is there.
+def resolve_spec(spec: SAESpec, root: str | Path) -> ResolvedSAE:
+    """The files of a spec; fetches them from Hugging Face if that is where they are.
 
     Args:
         root: the SAE root, under which local folders lie.
 
     Raises:
-        SAENotFoundError: there is no such folder, repository or release.
+        SAENotFoundError: there is no such folder, repository or release, or no such SAE in it.
     """
-    if spec.kind == "hf":
-        from saekit_core.sae.pretrained import download_sae
+    if spec.kind == "file":
+        folder = Path(root) / spec.path
+        if not folder.exists():
+            raise SAENotFoundError(
+                f"{spec.path}: no such folder under the SAE root{_hint(spec.path)}", field="spec"
+            )
+        return ResolvedSAE(spec.sae_id, folder, Origin())
+    if spec.source is None:
+        raise SAEError("spec: no repository", field="spec")
+    from saekit_core.sae.pretrained import download_sae
 
-        if spec.source is None:
-            raise SAEError("spec: no repository", field="spec")
-        return spec.sae_id, download_sae(spec.source, spec.path, revision=spec.revision)
-    if spec.kind == "release":
-        raise SAENotFoundError(f"{spec.sae_id}: the release {spec.source} is not known")
-    folder = Path(root) / spec.path
-    if not folder.exists():
-        raise SAENotFoundError(f"{spec.path}: no such folder under the SAE root", field="spec")
-    return spec.sae_id, folder
+    known = release_origin if spec.kind == "release" else repo_origin
+    origin = known(spec.source, spec.path)
+    return ResolvedSAE(spec.sae_id, download_sae(origin, revision=spec.revision), origin)
+
+
+def _hint(path: str) -> str:
+    if path not in public_releases():
+        return ""
+    example = next(iter(public_releases()[path].entries.values()))
+    return f"; for an SAE of the release of that name add its id, as {example.spec}"
 
 
 def _parse_hf(spec: str, label: str | None) -> SAESpec:
-    place, at, revision = spec.removeprefix("hf://").partition("@")
-    if at and not _REVISION.fullmatch(revision):
-        raise SAEError(f"spec: {revision!r:.80} is no revision", field="revision")
+    place, revision = _split_revision(spec.removeprefix("hf://"))
     parts = check_sae_id(place).split("/")
     if len(parts) < 2:
         raise SAEError(f"spec: {spec!r:.80} lacks user/repo after hf://", field="spec")
-    return SAESpec("hf", "/".join(parts[2:]), label, "/".join(parts[:2]), revision if at else None)
+    return SAESpec("hf", "/".join(parts[2:]), label, "/".join(parts[:2]), revision)
+
+
+def _split_revision(text: str) -> tuple[str, str | None]:
+    place, at, revision = text.partition("@")
+    if at and not _REVISION.fullmatch(revision):
+        raise SAEError(f"spec: {revision!r:.80} is no revision", field="revision")
+    return place, revision if at else None

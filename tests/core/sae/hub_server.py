@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
 
 WRITER, READER = "hf_writer", "hf_reader"
@@ -126,6 +127,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._info(self._repo(user, name), "main")
             case ("GET", "api", "models", user, name, "revision", revision):
                 self._info(self._repo(user, name), revision)
+            case ("GET", "api", "models", user, name, "tree", revision, *path):
+                self._tree(self._repo(user, name), revision, "/".join(path))
             case ("POST", "api", "models", user, name, "branch", branch):
                 repo = self._repo(user, name, write=True)
                 repo.branches[branch] = repo.branches["main"]
@@ -189,6 +192,21 @@ class Handler(BaseHTTPRequestHandler):
         oid, files = self._files(repo, revision)
         siblings = [{"rfilename": name} for name in sorted(files)]
         self._json({"id": repo.repo_id, "sha": oid, "private": repo.private, "siblings": siblings})
+
+    def _tree(self, repo: Repo, revision: str, folder: str) -> None:
+        _, files = self._files(repo, revision)
+        prefix = f"{folder}/" if folder else ""
+        below = [name for name in sorted(files) if name.startswith(prefix)]
+        if not below:
+            raise RefusedError(404, "EntryNotFound", f"{folder} does not exist")
+        if self.query.get("recursive") != ["true"]:
+            raise RefusedError(400, message="only whole trees are listed here")
+        self._json(
+            [
+                {"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40}
+                for name in below
+            ]
+        )
 
     def _preupload(self, repo: Repo, revision: str, asked: dict[str, Any]) -> None:
         self._files(repo, revision)
@@ -272,6 +290,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def use_hub(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make huggingface_hub ask it, and keep its cache in `home`, as its environment would."""
+    # Not above: a program may have to set its environment before this is imported.
+    from huggingface_hub import constants
+
+    template = "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in {
+        "ENDPOINT": hub.url,  # HF_ENDPOINT
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + template,
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
 @contextmanager

@@ -25,10 +25,11 @@ def main(folder: Path) -> None:
 
         sae, cfg_dict, sparsity = SAE.from_pretrained("user/repo", "layer/3")
         assert (sae.cfg.d_sae, cfg_dict["d_in"], sparsity) == (40, 12, None)
-        sae_id, path = resolve_spec(parse_spec("hf://user/repo/layer/3@main"), folder)
+        sae_id, path, origin = resolve_spec(parse_spec("hf://user/repo/layer/3@main"), folder)
         assert sae_id == "user/repo/layer/3"
+        assert (origin.repo, origin.path) == ("user/repo", "layer/3")
         assert commit in str(path)
-        assert "no file layer/4/cfg.json" in message("user/repo", "layer/4")
+        assert "no such folder or file" in message("user/repo", "layer/4")
         assert "no such repository" in message("user/other", "layer/3")
         assert "no such revision" in message("user/repo", "layer/3", "v2")
 

@@ -15,6 +15,7 @@ from tests.core.sae.uploads import HOOK, at, recorded, uploaded
 
 from saekit_core.sae import (
     SAE,
+    Origin,
     SAEUploadError,
     folder_revision,
     read_features_file,
@@ -61,7 +62,7 @@ def test_folders_go_up_as_they_are_without_what_is_not_for_inference(
     assert files.keys() - {".gitattributes", "README.md"} == {f"layer/8/{name}" for name in names}
     for name in names:
         assert files[f"layer/8/{name}"] == (folder / name).read_bytes()
-    back = download_sae("user/saes", "layer/8")
+    back = download_sae(Origin(repo="user/saes", path="layer/8"))
     assert folder_revision(back) == folder_revision(folder) == done.revision
     features = read_features_file(back)
     assert features is not None
@@ -154,7 +155,9 @@ def test_a_second_upload_replaces_the_sae_and_leaves_the_others(hub: Hub, tmp_pa
         "a/cfg.json",
         "a/sae_weights.safetensors",
     }
-    assert folder_revision(download_sae("user/saes", "b")) == folder_revision(folders["b"])
+    assert folder_revision(download_sae(Origin(repo="user/saes", path="b"))) == folder_revision(
+        folders["b"]
+    )
 
 
 def test_the_card_tells_what_is_there_and_how_to_load_it(hub: Hub, tmp_path: Path) -> None:
