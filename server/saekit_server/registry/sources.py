@@ -72,13 +72,13 @@ def resolve_source(source: str, *, sae_id: str | None, root: Path | None, truste
     if spec.kind == "file" and root is None:
         raise not_found(f"{rest}: this server has no SAE root to look in", field="source")
     try:
-        default, folder = resolve_spec(spec, root or Path())
+        default, folder, origin = resolve_spec(spec, root or Path())
     except SAEError as error:
         raise from_core(error).at("source") from error
     if spec.kind == "file" and root is not None:
         _check_inside(folder, root, spec)
         rest = f"file:{spec.path}"
-    return Source(rest, wanted or default, _resolved(folder))
+    return Source(rest, wanted or default, _resolved(folder), origin)
 
 
 def _resolved(path: Path) -> Path:

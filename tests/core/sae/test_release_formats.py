@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.core.sae import format_folders as folders
+from tests.core.sae import foreign
 from tests.core.sae.folders import edit_cfg, write_folder
-from tests.core.sae.format_folders import Case
+from tests.core.sae.foreign import Case
 from tests.core.sae.hub_server import Hub
 from tests.core.sae.reference import random_activations
 
@@ -18,29 +18,29 @@ from saekit_core.sae import SAE, Origin, parse_spec, read_sae_folder, resolve_sp
 from saekit_core.sae.formats import FORMATS
 
 RELEASES: dict[str, tuple[Callable[[Path], Case], str, str]] = {
-    "circuit_tracer": (folders.circuit_tracer, "mwhanna-qwen3-4b-transcoders", "layer_9"),
+    "circuit_tracer": (foreign.circuit_tracer, "mwhanna-qwen3-4b-transcoders", "layer_9"),
     "circuit_tracer_clt_layer": (
-        folders.circuit_tracer_clt_layer, "mntss-gemma-2-2b-2.5m-clt-as-per-layer", "layer_2",
+        foreign.circuit_tracer_clt_layer, "mntss-gemma-2-2b-2.5m-clt-as-per-layer", "layer_2",
     ),
-    "connor_rob_hook_z": (folders.connor_rob_hook_z, "gpt2-small-hook-z-kk", "blocks.5.hook_z"),
+    "connor_rob_hook_z": (foreign.connor_rob_hook_z, "gpt2-small-hook-z-kk", "blocks.5.hook_z"),
     "deepseek_r1": (
-        folders.deepseek_r1, "deepseek-r1-distill-llama-8b-qresearch", "blocks.19.hook_resid_post",
+        foreign.deepseek_r1, "deepseek-r1-distill-llama-8b-qresearch", "blocks.19.hook_resid_post",
     ),
     "dictionary_learning": (
-        lambda root: folders.dictionary_learning(root, kind="AutoEncoderTopK"),
+        lambda root: foreign.dictionary_learning(root, kind="AutoEncoderTopK"),
         "sae_bench_gemma-2-2b_topk_width-2pow12_date-1109", "blocks.12.hook_resid_post__trainer_0",
     ),
     "gemma_scope": (
-        folders.gemma_scope, "gemma-scope-2b-pt-res-canonical", "layer_12/width_16k/canonical",
+        foreign.gemma_scope, "gemma-scope-2b-pt-res-canonical", "layer_12/width_16k/canonical",
     ),
-    "gemma_scope_2": (folders.gemma_scope_2, "gemma-scope-2-4b-pt-res-all",
+    "gemma_scope_2": (foreign.gemma_scope_2, "gemma-scope-2-4b-pt-res-all",
                       "layer_7_width_16k_l0_small"),
     "gemma_scope_transcoder": (
-        folders.gemma_scope_transcoder, "gemma-scope-2b-pt-transcoders",
+        foreign.gemma_scope_transcoder, "gemma-scope-2b-pt-transcoders",
         "layer_3/width_16k/average_l0_54",
     ),
-    "goodfire": (folders.goodfire, "goodfire-llama-3.1-8b-instruct", "layer_19"),
-    "llama_scope": (folders.llama_scope, "llama_scope_lxr_8x", "l8r_8x"),
+    "goodfire": (foreign.goodfire, "goodfire-llama-3.1-8b-instruct", "layer_19"),
+    "llama_scope": (foreign.llama_scope, "llama_scope_lxr_8x", "l8r_8x"),
 }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_the_factor_of_a_release_is_folded(hub: Hub, tmp_path: Path) -> None:
 def test_a_factor_that_only_the_release_knows_is_folded(hub: Hub, tmp_path: Path) -> None:
     release, sae_id = "llama_scope_r1_distill", "l15r_800m_slimpajama"
     entry = public_releases()[release].entries[sae_id]
-    case = folders.llama_scope_r1_distill(tmp_path, recorded=False)
+    case = foreign.llama_scope_r1_distill(tmp_path, recorded=False)
     publish(hub, case, entry)
     sae = SAE.from_pretrained(release, sae_id)
     known = Origin(norm_scaling_factor=entry.norm_scaling_factor)
@@ -128,10 +128,10 @@ def test_a_factor_that_only_the_release_knows_is_folded(hub: Hub, tmp_path: Path
 @pytest.mark.parametrize(
     ("write", "place"),
     [
-        (folders.gemma_scope, "gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_71"),
-        (folders.circuit_tracer, "qwen3-4b-transcoders/layer_9.safetensors"),
-        (folders.goodfire, "Goodfire/Llama-3.1-8B-Instruct-SAE-l19.pth"),
-        (folders.llama_scope, "Llama3_1-8B-Base-L8R-8x"),
+        (foreign.gemma_scope, "gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_71"),
+        (foreign.circuit_tracer, "qwen3-4b-transcoders/layer_9.safetensors"),
+        (foreign.goodfire, "Goodfire/Llama-3.1-8B-Instruct-SAE-l19.pth"),
+        (foreign.llama_scope, "Llama3_1-8B-Base-L8R-8x"),
     ],
 )
 def test_a_repository_of_another_format_is_recognised(
@@ -148,7 +148,7 @@ def test_a_repository_of_another_format_is_recognised(
 
 
 def test_a_folder_of_several_saes_asks_for_one(hub: Hub, tmp_path: Path) -> None:
-    folders.circuit_tracer(tmp_path / "repo")
+    foreign.circuit_tracer(tmp_path / "repo")
     hub.add("user/saes", tmp_path / "repo")
     with pytest.raises(Exception, match=r"holds 2 SAEs, add the name of one: layer_10\.safet"):
         SAE.from_pretrained("user/saes", "qwen3-4b-transcoders")
