@@ -94,7 +94,7 @@ def _find(files: RepoFiles, origin: Origin) -> tuple[str, str | None, list[str]]
         attempts = [(FORMATS[origin.format], FORMATS[origin.format].locate(path))]
     else:
         formats = FORMATS.values()
-        # The folder first: what a path names beside it costs a listing of the folder above.
+        # The path may name a folder, also of a single file, or the file itself.
         attempts = [(format, (path, None)) for format in formats]
         attempts += [(format, format.locate(path)) for format in formats]
     listings: dict[str, list[str]] = {}

@@ -18,7 +18,6 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # for HTTPEr
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFile
 
 from saekit_core.sae.errors import SAENotFoundError
 
@@ -42,6 +41,7 @@ class RepoFiles:
         self._repo = repo
         self._revision = revision
         self._force = force
+        self._all: list[str] | None = None
         self.offline = False
         """Whether the network was needed and missing, so that the cache was all there is."""
 
@@ -51,13 +51,7 @@ class RepoFiles:
         Nothing, if there is no such folder.
         """
         prefix = f"{folder}/" if folder else ""
-        try:
-            with self._explained(folder):
-                names = self._tree(folder)
-        except _UnreachableError:
-            self.offline = True
-            names = self._cached()
-        return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+        return sorted(n.removeprefix(prefix) for n in self._names(folder) if n.startswith(prefix))
 
     def fetch(self, names: Iterable[str]) -> Path:
         """The repository's local folder, with the named files in it, all of one commit."""
@@ -84,14 +78,17 @@ class RepoFiles:
             "copy the folder here and load it from disk",
         )
 
-    def _tree(self, folder: str) -> list[str]:
-        tree = HfApi().list_repo_tree(
-            self._repo, folder or None, recursive=True, revision=self._revision
-        )
-        try:
-            return [item.path for item in tree if isinstance(item, RepoFile)]
-        except EntryNotFoundError:
-            return []
+    def _names(self, wanted: str) -> list[str]:
+        """Every file of the repository; `wanted` is what messages name."""
+        if self._all is None:
+            try:
+                with self._explained(wanted):
+                    info = HfApi().model_info(self._repo, revision=self._revision)
+                self._all = [sibling.rfilename for sibling in info.siblings or ()]
+            except _UnreachableError:
+                self.offline = True
+                self._all = self._cached()
+        return self._all
 
     def _cached(self) -> list[str]:
         try:

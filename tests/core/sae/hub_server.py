@@ -127,8 +127,6 @@ class Handler(BaseHTTPRequestHandler):
                 self._info(self._repo(user, name), "main")
             case ("GET", "api", "models", user, name, "revision", revision):
                 self._info(self._repo(user, name), revision)
-            case ("GET", "api", "models", user, name, "tree", revision, *path):
-                self._tree(self._repo(user, name), revision, "/".join(path))
             case ("POST", "api", "models", user, name, "branch", branch):
                 repo = self._repo(user, name, write=True)
                 repo.branches[branch] = repo.branches["main"]
@@ -192,21 +190,6 @@ class Handler(BaseHTTPRequestHandler):
         oid, files = self._files(repo, revision)
         siblings = [{"rfilename": name} for name in sorted(files)]
         self._json({"id": repo.repo_id, "sha": oid, "private": repo.private, "siblings": siblings})
-
-    def _tree(self, repo: Repo, revision: str, folder: str) -> None:
-        _, files = self._files(repo, revision)
-        prefix = f"{folder}/" if folder else ""
-        below = [name for name in sorted(files) if name.startswith(prefix)]
-        if not below:
-            raise RefusedError(404, "EntryNotFound", f"{folder} does not exist")
-        if self.query.get("recursive") != ["true"]:
-            raise RefusedError(400, message="only whole trees are listed here")
-        self._json(
-            [
-                {"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40}
-                for name in below
-            ]
-        )
 
     def _preupload(self, repo: Repo, revision: str, asked: dict[str, Any]) -> None:
         self._files(repo, revision)

@@ -63,6 +63,11 @@ def test_only_the_files_of_the_sae_are_fetched_and_only_once(hub: Hub, tmp_path:
     fetched = [path.partition("/")[2] for path in fetched if path]
     names = ("cfg.json", "sae_weights.safetensors", "sparsity.safetensors")
     assert sorted(fetched) == [f"{SAE_ID}/{name}" for name in names]
+    # After the first file they come from its commit, wherever the branch goes meanwhile.
+    asked = [r.path.partition("/resolve/")[2].partition("/")[0] for r in hub.requests]
+    commit = hub.repos[REPO].branches["main"]
+    assert set(asked) == {"", "main", commit}
+    assert len([revision for revision in asked if revision == "main"]) == 2  # HEAD and GET
     hub.requests.clear()
     SAE.from_pretrained(RELEASE, SAE_ID)
     assert not [r for r in hub.requests if r.method == "GET" and "/resolve/" in r.path]

@@ -1,4 +1,4 @@
-"""Releases of every format, from a repository laid out as theirs is, to what the format computes."""
+"""Releases of every format: from a repository laid out as theirs to what the format computes."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def publish(hub: Hub, case: Case, entry: Entry) -> None:
 
 @pytest.mark.parametrize("format", RELEASES)
 @pytest.mark.filterwarnings("ignore:a layer of a cross-layer transcoder:UserWarning")
-def test_a_release_of_another_format_loads_by_name(
-    format: str, hub: Hub, tmp_path: Path
-) -> None:
+def test_a_release_of_another_format_loads_by_name(format: str, hub: Hub, tmp_path: Path) -> None:
     write, release, sae_id = RELEASES[format]
     entry = public_releases()[release].entries[sae_id]
     assert entry.format == format
