@@ -180,7 +180,7 @@ def test_a_local_folder_loads_by_release_and_id(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "release" / "layer" / "3")
     x = random_activations(2, 12).float()
     sae, cfg_dict, sparsity = SAE.from_pretrained(str(tmp_path / "release"), "layer/3")
-    assert torch.equal(sae(x), SAE.load_from_disk(folder)(x))
+    assert torch.equal(sae(x), SAE.load_from_disk(str(folder), device="cpu")(x))
     assert cfg_dict["d_sae"] == 40
     assert sparsity is None
     assert torch.equal(SAE.from_pretrained(str(folder))(x), sae(x))
