@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import math
+from typing import Any
+
 import pytest
 import torch
 from tests.models import build_llama
+from tests.trainer.eval_reference import reference_figures
 from torch import Tensor
-from torch.nn import functional as F
 
+from saekit_core.lm import predictions
 from saekit_core.lm.boot import boot_model
+from saekit_core.lm.errors import LMError
+from saekit_core.lm.interventions import InterventionError
 from saekit_core.lm.model import LanguageModel
+from saekit_core.lm.predictions import ce_loss_score, kl_score
 from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.metadata import SAEMetadata
 from saekit_core.sae.sae import SAE
+from saekit_trainer import evaluation, evaluator
 from saekit_trainer.errors import ConfigError, DatasetError
-from saekit_trainer.evaluation import Evaluation, evaluate
+from saekit_trainer.evaluation import Evaluation, evaluate, evaluate_reconstruction
 from saekit_trainer.feature_stats import SnippetConfig, describe_features
 
 HOOK = "blocks.1.hook_resid_pre"
@@ -34,9 +44,8 @@ def tokens(model: LanguageModel) -> Tensor:
     return rows
 
 
-def sae(d_sae: int = 48, hook: str = HOOK) -> SAE:
-    metadata = SAEMetadata(hook_name=hook)
-    config = SAEConfig("standard", D, d_sae, metadata=metadata)
+def sae(d_sae: int = 48, hook_name: str = HOOK, **metadata: Any) -> SAE:
+    config = SAEConfig("standard", D, d_sae, metadata=SAEMetadata(hook_name=hook_name, **metadata))
     return SAE.from_config(config, generator=torch.Generator().manual_seed(1))
 
 
@@ -52,58 +61,128 @@ def test_a_perfect_sae_loses_nothing(model: LanguageModel, tokens: Tensor) -> No
     result = evaluate(model, perfect(), tokens, batch_size_prompts=7)
     assert result.explained_variance == pytest.approx(1.0, abs=1e-6)
     assert result.shrinkage == pytest.approx(1.0, abs=1e-6)
+    assert result.cosine_similarity == pytest.approx(1.0, abs=1e-6)
+    assert result.mse == pytest.approx(0.0, abs=1e-6)
     assert result.ce_loss_score == pytest.approx(1.0, abs=1e-5)
+    assert result.kl_score == pytest.approx(1.0, abs=1e-5)
     assert result.l0 == pytest.approx(D, abs=0.1)
     assert result.dead_features == 0
+    assert result.fraction_alive == 1.0
 
 
-def test_figures_equal_direct_computation_without_special_tokens(
-    model: LanguageModel, tokens: Tensor
+def assert_figures(result: Evaluation, expected: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        ours = getattr(result, name)
+        if name == "density":
+            torch.testing.assert_close(ours, value)
+        else:
+            assert ours == pytest.approx(float(value), rel=1e-4), name
+
+
+PLACES: list[dict[str, Any]] = [
+    {"hook_name": HOOK},
+    {"hook_name": "blocks.1.attn.hook_z"},
+    # A transcoder's two places, one of them inside the module that it stands in for.
+    {"hook_name": "blocks.1.hook_resid_mid", "hook_name_out": "blocks.1.hook_mlp_out"},
+    {"hook_name": "blocks.0.hook_resid_pre", "hook_name_out": "blocks.2.attn.hook_z"},
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place["hook_name"])
+@pytest.mark.parametrize("kind", ["plain", "processed", "bridge"])
+def test_figures_equal_their_formulas_without_special_tokens(
+    kind: str, place: dict[str, Any], model: LanguageModel, tokens: Tensor
 ) -> None:
-    tested = sae()
-    result = evaluate(model, tested, tokens, batch_size_prompts=6)
+    bridge = model.bridge
+    if kind == "processed":
+        bridge = copy.deepcopy(bridge)
+        bridge.enable_compatibility_mode(disable_warnings=True)
+    tested = sae(**place)
     keep = ~torch.isin(tokens, torch.tensor([model.tokenizer.bos_id, *model.tokenizer.eos_ids]))
+    result = evaluate(model if kind == "plain" else bridge, tested, tokens, batch_size_prompts=6)
     assert result.tokens == int(keep.sum()) == 20 * 23 - 7
-
-    def loss_with(replace: Tensor | None) -> float:
-        def hook(h: Tensor, hook: object) -> Tensor | None:  # noqa: ARG001
-            return None if replace is None else torch.where(keep[..., None], replace, h)
-
-        with torch.no_grad():
-            logits = model.bridge.run_with_hooks(tokens, fwd_hooks=[(HOOK, hook)])
-        each = F.cross_entropy(
-            logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
-        )
-        return float(each[keep[:, :-1].flatten()].mean())
-
-    with torch.no_grad():
-        h = model.bridge.run_with_cache(tokens)[1][HOOK]
-        acts = tested.encode(h)
-        x_hat = tested.decode(acts)
-    assert result.ce_loss_clean == pytest.approx(loss_with(None), rel=1e-4)
-    assert result.ce_loss_sae == pytest.approx(loss_with(x_hat), rel=1e-4)
-    assert result.ce_loss_zero == pytest.approx(loss_with(torch.zeros_like(h)), rel=1e-4)
-    assert result.l0 == pytest.approx(float((acts[keep] > 0).sum(1).double().mean()), rel=1e-4)
-    assert result.dead_features == int((~(acts[keep] > 0).any(0)).sum())
-    x, error = h[keep].double(), (h - x_hat)[keep].double()
-    variance = x.var(dim=0, correction=0).sum()
-    expected = 1 - error.square().sum(1).mean() / variance
-    assert result.explained_variance == pytest.approx(float(expected), rel=1e-4)
+    assert_figures(result, reference_figures(bridge, tested, tokens, keep))
 
 
-def test_ce_loss_score_is_the_share_of_the_loss_won_back() -> None:
-    figures = Evaluation(1, 0.0, 0.0, 0, 1.0, ce_loss_clean=2.0, ce_loss_sae=3.0, ce_loss_zero=6.0)
-    assert figures.ce_loss_score == 0.75
+def test_which_tokens_are_left_out_can_be_said(model: LanguageModel, tokens: Tensor) -> None:
+    tested = sae()
+    everything = evaluate(model, tested, tokens, exclude_special_tokens=False)
+    keep = torch.ones_like(tokens, dtype=torch.bool)
+    assert_figures(everything, reference_figures(model.bridge, tested, tokens, keep))
+    ids = [int(tokens[0, 5]), int(tokens[3, 7])]
+    some = evaluate(model, tested, tokens, exclude_special_tokens=ids)
+    keep = ~torch.isin(tokens, torch.tensor(ids))
+    assert_figures(some, reference_figures(model.bridge, tested, tokens, keep))
 
 
-def test_an_sae_of_another_width_or_without_hook_is_refused(
+def test_the_model_runs_three_times_per_batch(model: LanguageModel, tokens: Tensor) -> None:
+    runs: list[int] = []
+    handle = model.hf.register_forward_pre_hook(lambda *_: runs.append(1))
+    try:
+        evaluate(model, sae(), tokens, batch_size_prompts=10)
+        assert len(runs) == 2 * 3
+        evaluate_reconstruction(model, sae(), tokens, batch_size_prompts=10)
+    finally:
+        handle.remove()
+    assert len(runs) == 2 * 3 + 2
+
+
+def test_batches_are_as_large_as_their_logits_allow(
+    model: LanguageModel, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(model, sae(), tokens).to_dict()
+    done: list[int] = []
+    monkeypatch.setattr(evaluation, "_LOGITS_BYTES", 3 * tokens.shape[1] * model.d_vocab * 4)
+    result = evaluate(model, sae(), tokens, progress=done.append)
+    assert done == [3] * 6 + [2]
+    # Less than one context is no size to run.
+    monkeypatch.setattr(evaluation, "_LOGITS_BYTES", 1)
+    monkeypatch.setattr(predictions, "_BLOCK_NUMBERS", 5 * model.d_vocab)
+    monkeypatch.setattr(evaluator, "_ACTS_NUMBERS", 48 * 4)
+    single = evaluate(model, sae(), tokens)
+    for other in (result, single):
+        assert other.to_dict() == pytest.approx(whole, rel=1e-5)
+
+
+def test_figures_are_plain_numbers_with_both_scores(model: LanguageModel, tokens: Tensor) -> None:
+    result = evaluate(model, sae(), tokens)
+    figures = json.loads(json.dumps(result.to_dict()))
+    assert figures["ce_loss_score"] == result.ce_loss_score
+    assert figures["kl_score"] == result.kl_score
+    assert "density" not in figures
+    span = result.ce_loss_zero - result.ce_loss_clean
+    assert result.ce_loss_score == (result.ce_loss_zero - result.ce_loss_sae) / span
+    assert result.kl_score == (result.kl_zero - result.kl_sae) / result.kl_zero
+
+
+def test_scores_are_the_share_of_what_the_ablation_loses() -> None:
+    assert ce_loss_score(clean=2.0, spliced=3.0, ablated=6.0) == 0.75
+    assert kl_score(spliced=0.5, ablated=2.0) == 0.75
+    assert math.isnan(ce_loss_score(clean=2.0, spliced=2.0, ablated=2.0))
+    assert math.isnan(kl_score(spliced=0.0, ablated=0.0))
+
+
+def test_an_sae_without_a_place_in_the_model_is_refused(
     model: LanguageModel, tokens: Tensor
 ) -> None:
-    with pytest.raises(ConfigError, match="48 wide"):
-        evaluate(model, sae(hook="blocks.1.mlp.hook_post"), tokens)
+    with pytest.raises(InterventionError, match=r"reads 32 values; blocks.1.mlp.hook_post has 48"):
+        evaluate(model, sae(hook_name="blocks.1.mlp.hook_post"), tokens)
     nameless = SAE.from_config(SAEConfig("standard", D, 8))
     with pytest.raises(ConfigError, match="no hook point"):
         evaluate(model, nameless, tokens)
+    with pytest.raises(LMError, match="expected a LanguageModel or a TransformerBridge"):
+        evaluate(model.hf, sae(), tokens)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((3,), r"expected ids \[prompts, context\]"), ((3, 1), "nothing to predict")],
+)
+def test_tokens_that_cannot_be_evaluated_are_refused(
+    shape: tuple[int, ...], message: str, model: LanguageModel
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        evaluate(model, sae(), torch.full(shape, 20))
 
 
 def test_nothing_but_special_tokens_is_refused(model: LanguageModel) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saekit_trainer.feature_activity import FeatureActivity
-from saekit_trainer.geometric_median import geometric_median, initial_decoder_bias
-from saekit_trainer.reconstruction_stats import (
+from saekit_core.sae.statistics import (
     ReconstructionStats,
     count_active,
     explained_variance,
 )
+from saekit_trainer.feature_activity import FeatureActivity
+from saekit_trainer.geometric_median import geometric_median, initial_decoder_bias
 
 
 def test_a_feature_is_dead_after_the_window_and_alive_when_it_fires_again() -> None:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from saekit_trainer.activations_store import ActivationsStore as ActivationsStore
     from saekit_trainer.config import LanguageModelSAERunnerConfig as LanguageModelSAERunnerConfig
     from saekit_trainer.evaluation import Evaluation as Evaluation
+    from saekit_trainer.evaluation import ReconstructionFigures as ReconstructionFigures
     from saekit_trainer.evaluation import evaluate as evaluate
+    from saekit_trainer.evaluation import evaluate_reconstruction as evaluate_reconstruction
     from saekit_trainer.runner import SAETrainingRunner as SAETrainingRunner
     from saekit_trainer.trainer import SAETrainer as SAETrainer
 
@@ -18,9 +20,11 @@ __all__ = [
     "ActivationsStore",
     "Evaluation",
     "LanguageModelSAERunnerConfig",
+    "ReconstructionFigures",
     "SAETrainer",
     "SAETrainingRunner",
     "evaluate",
+    "evaluate_reconstruction",
     "upload_saes_to_huggingface",
 ]
 
@@ -28,9 +32,11 @@ _HOMES = {
     "ActivationsStore": ".activations_store",
     "Evaluation": ".evaluation",
     "LanguageModelSAERunnerConfig": ".config",
+    "ReconstructionFigures": ".evaluation",
     "SAETrainer": ".trainer",
     "SAETrainingRunner": ".runner",
     "evaluate": ".evaluation",
+    "evaluate_reconstruction": ".evaluation",
     "upload_saes_to_huggingface": "saekit_core.sae.upload",
 }
 

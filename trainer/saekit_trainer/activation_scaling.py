@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from saekit_core.sae.normalization import normalize
-from saekit_trainer.reconstruction_stats import to_float64
+from saekit_core.sae.statistics import to_float64
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saekit_core.lm.bridged import BridgedModel, TappedModel, as_tapped
 from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.sae import SAE
 from saekit_trainer.config import LanguageModelSAERunnerConfig
-from saekit_trainer.contexts import ContextFormat, ContextSource, open_contexts
+from saekit_trainer.contexts import ContextFormat, ContextSource, Separator, open_contexts
 from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.mixing_buffer import MixingBuffer
+from saekit_trainer.sae_binding import activations_at, bind_sae
 from saekit_trainer.self_text import SelfTextContexts
+from saekit_trainer.special_tokens import left_out
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,14 @@ class StoreConfig:
     """Runs of the model that the mixing buffer holds, two training batches at least."""
     eval_contexts: int = 0
     """First contexts of each pass, which `held_out_tokens` has and training never sees."""
-    exclude_special_tokens: bool = False
-    """Whether `next_batch` leaves out activations at special tokens."""
+    exclude_special_tokens: bool | Sequence[int] = False
+    """Tokens at which `next_batch` leaves out activations: True for all special ones, or ids."""
+    seqpos_slice: tuple[int | None, ...] = (None,)
+    """The positions of a context whose activations are read, as the arguments of ``slice``."""
+    device: torch.device | None = None
+    """Where the activations go; None: the model's."""
+    expected_tokens: int | None = None
+    """Warn if the data set has fewer, at its end."""
     dtype: torch.dtype = torch.float32
     """Of the buffer."""
     seed: int = 42
@@ -52,9 +65,21 @@ class ActivationsStore:
     """
 
     def __init__(
-        self, model: LanguageModel, hook: HookPoint, source: ContextSource, config: StoreConfig
+        self,
+        model: TappedModel,
+        hook: HookPoint,
+        source: ContextSource,
+        config: StoreConfig,
+        *,
+        read: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        """
+        Args:
+            read: what is stored of the activations ``[prompts, context, *hook.shape]`` at the
+                hook point, ``[prompts, context, d_in]``; None: all of them, heads flattened.
+        """
         self.model = model
+        self._read = read or (lambda h: h.flatten(2))
         self.hook = hook
         self.source = source
         self.config = config
@@ -115,82 +140,119 @@ class ActivationsStore:
     @classmethod
     def from_sae(
         cls,
-        model: LanguageModel,
+        model: LanguageModel | BridgedModel | TransformerBridge,
         sae: SAE,
         dataset: Any = None,
         *,
+        dataset_trust_remote_code: bool | None = None,
         context_size: int | None = None,
         streaming: bool = True,
         store_batch_size_prompts: int = 8,
-        train_batch_size_tokens: int = 4096,
         n_batches_in_buffer: int = 8,
+        train_batch_size_tokens: int = 4096,
+        total_tokens: int | None = None,
         device: str | torch.device | None = None,
+        disable_concat_sequences: bool = False,
+        sequence_separator_token: Separator = "bos",
         seed: int = 42,
     ) -> ActivationsStore:
-        """A store of the activations that `sae` reads.
+        """A store of the activations that `sae` reads; those a transcoder encodes.
+
+        What the SAE's metadata say of its training is kept to: hook point and head, positions
+        (seqpos_slice), tokens left out (exclude_special_tokens), BOS.
 
         Args:
-            model: the model of the SAE.
+            model: a `LanguageModel`, or any TransformerBridge (a HookedSAETransformer).
             sae: its metadata name the hook point, the data set and the context.
             dataset: another data set (see `open_contexts`).
+            dataset_trust_remote_code: refused if True: data sets are read, never run.
             context_size: another length of contexts; 128 where neither says.
             streaming: whether a named Hugging Face data set is streamed.
-            store_batch_size_prompts, train_batch_size_tokens, n_batches_in_buffer, seed: as in
+            store_batch_size_prompts, n_batches_in_buffer, train_batch_size_tokens, seed: as in
                 `StoreConfig`.
-            device: only checked: activations stay on the model's device.
+            total_tokens: tokens that are going to be read; warns if the data set has fewer.
+            device: where the activations go, if not to the model's device.
+            disable_concat_sequences: give each document that is long enough one context, and
+                leave out the others.
+            sequence_separator_token: what stands between documents of text that share a context.
 
         Raises:
             DatasetError: no data set is given or recorded, or it cannot be opened.
-            ConfigError: the SAE names no hook point, or `device` is not the model's.
+            ConfigError: the SAE names no hook point, or a value cannot be used.
+            InterventionError: the SAE does not fit its hook point.
         """
-        metadata = sae.cfg.metadata
-        if metadata.hook_name is None:
-            raise ConfigError("sae: its metadata name no hook point", field="hook_name")
-        if device is not None and torch.device(device).type != model.device.type:
+        if dataset_trust_remote_code:
             raise ConfigError(
-                f"device: {device}, but the model is on {model.device}", field="device"
+                "dataset_trust_remote_code: code that comes with a data set is never run; load it "
+                "yourself and pass the rows as dataset",
+                field="dataset_trust_remote_code",
             )
+        metadata = sae.cfg.metadata
+        tapped = as_tapped(model)
+        bound = bind_sae(tapped, sae)
         chosen = metadata.dataset_path if dataset is None else dataset
         if chosen is None:
             raise DatasetError("dataset: none given, and the SAE records none", field="dataset")
         prepend_bos = metadata.prepend_bos
         if prepend_bos is None:
-            prepend_bos = model.tokenizer.default_prepend_bos
+            prepend_bos = tapped.tokenizer.default_prepend_bos
         size = context_size or metadata.context_size or 128
-        source = open_contexts(
-            chosen, model.tokenizer, ContextFormat(size, prepend_bos), streaming=streaming
+        if not 2 <= size <= tapped.max_context:
+            raise ConfigError(
+                f"context_size: {size} is not in 2..{tapped.max_context}", field="context_size"
+            )
+        format_ = ContextFormat(
+            size, prepend_bos, sequence_separator_token, not disable_concat_sequences
         )
         config = StoreConfig(
             store_batch_size_prompts=store_batch_size_prompts,
             train_batch_size_tokens=train_batch_size_tokens,
             n_batches_in_buffer=n_batches_in_buffer,
-            exclude_special_tokens=bool(metadata.exclude_special_tokens),
+            exclude_special_tokens=metadata.exclude_special_tokens or False,
+            seqpos_slice=metadata.seqpos_slice or (None,),
             dtype=sae.dtype,
+            device=None if device is None else torch.device(device),
+            expected_tokens=total_tokens,
             seed=seed,
         )
-        return cls(model, model.hook_point(metadata.hook_name), source, config)
+        return cls(
+            tapped,
+            bound.hook,
+            open_contexts(chosen, tapped.tokenizer, format_, streaming=streaming),
+            config,
+            read=lambda h: activations_at(bound, bound.hook, h),
+        )
 
-    def get_batch_tokens(self, n_prompts: int | None = None) -> Tensor:
-        """The next contexts: int64 ``[n_prompts, context]``, `store_batch_size_prompts` of them
+    @property
+    def device(self) -> torch.device:
+        """Where the activations are."""
+        return self.config.device or self.model.device
+
+    def get_batch_tokens(self, batch_size: int | None = None) -> Tensor:
+        """The next contexts: int64 ``[prompts, context]``, `store_batch_size_prompts` of them
         unless told otherwise, on the model's device.
 
         Raises:
             DatasetError: the data set has no context that is not held out.
         """
-        n = n_prompts or self.config.store_batch_size_prompts
+        n = batch_size or self.config.store_batch_size_prompts
         rows = list(itertools.islice(self._contexts, n))
         return torch.from_numpy(np.stack(rows)).to(self.model.device)
 
     def get_activations(self, tokens: Tensor) -> Tensor:
-        """The model's activations at the hook point, ``[prompts, context, d_in]``, heads flattened.
+        """The model's activations at the hook point, ``[prompts, positions, d_in]``.
+
+        Heads are flattened, or there is the one that is read; the positions are those of
+        `seqpos_slice`, all of the context by default.
 
         Args:
             tokens: int64 ``[prompts, context]``.
         """
+        positions = slice(*self.config.seqpos_slice)
         seen: list[Tensor] = []
 
         def keep(h: Tensor) -> None:
-            seen.append(h.flatten(2))
+            seen.append(self._read(h[:, positions]).to(self.device))
 
         self.model.forward(tokens, taps={self.hook: keep})
         return seen[0]
@@ -203,6 +265,12 @@ class ActivationsStore:
         if self._buffer is None:
             self._buffer = self._new_buffer()
         return self._buffer.next_batch(self.config.train_batch_size_tokens)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        return self.next_batch()
 
     def held_out_tokens(self) -> Tensor:
         """The contexts kept out of training: int64 ``[eval_contexts, context]``.
@@ -221,19 +289,18 @@ class ActivationsStore:
             self._held_out = torch.from_numpy(np.stack(rows)).to(self.model.device)
         return self._held_out
 
-    def special(self, tokens: Tensor) -> Tensor:
-        """Which tokens are special ones, bool of the shape of `tokens`."""
-        flat = self.model.tokenizer.is_special(tokens.flatten().cpu().numpy())
-        return torch.from_numpy(flat).view(tokens.shape).to(tokens.device)
-
     def _endless_contexts(self) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+        read = 0
         while True:
             self.passes += 1
+            if self.passes > 1:
+                self._warn_of_end(read)
             seen = False
             for context in itertools.islice(
                 self.source.contexts(), self.config.eval_contexts, None
             ):
                 seen = True
+                read += len(context)
                 yield context
             if not seen:
                 raise DatasetError(
@@ -242,23 +309,38 @@ class ActivationsStore:
                     field="dataset_path",
                 )
 
+    def _warn_of_end(self, read: int) -> None:
+        expected = self.config.expected_tokens
+        if self.passes == 2 and expected is not None and read < expected:
+            warnings.warn(
+                f"the data set ended after {read:,} tokens, of {expected:,} expected; it is read "
+                "again from its beginning",
+                stacklevel=2,
+            )
+
     def _new_buffer(self) -> MixingBuffer:
         first = self.get_batch_tokens()
-        wanted = self.config.n_batches_in_buffer * first.numel()
+        positions = first[:, slice(*self.config.seqpos_slice)]
+        rows = self._activation_rows(first)
+        chunk = next(rows)
         return MixingBuffer(
-            self._activation_rows(first),
-            capacity=max(wanted, 2 * self.config.train_batch_size_tokens),
-            d_in=self.hook.d,
+            itertools.chain([chunk], rows),
+            capacity=max(
+                self.config.n_batches_in_buffer * positions.numel(),
+                2 * self.config.train_batch_size_tokens,
+            ),
+            d_in=chunk.shape[1],
             dtype=self.config.dtype,
-            device=self.model.device,
+            device=self.device,
             seed=self.config.seed,
         )
 
     def _activation_rows(self, first: Tensor) -> Iterator[Tensor]:
-        tokens = first
+        exclude, tokens = self.config.exclude_special_tokens, first
         while True:
             rows = self.get_activations(tokens).flatten(0, 1)
-            if self.config.exclude_special_tokens:
-                rows = rows[~self.special(tokens).flatten()]
+            if exclude:
+                read = tokens[:, slice(*self.config.seqpos_slice)].flatten().to(rows.device)
+                rows = rows[~left_out(self.model.tokenizer, read, exclude)]
             yield rows
             tokens = self.get_batch_tokens()

@@ -6,15 +6,19 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from saekit_core.lm.tokenizer import LMTokenizer
 from saekit_trainer.errors import DatasetError
-from saekit_trainer.packing import Tokens, cut_stream, pack_documents
+from saekit_trainer.packing import Tokens, cut_documents, cut_stream, pack_documents
 
 DOCUMENT_SEPARATOR: Final = "<|endoftext|>"
+Separator = int | Literal["default", "bos", "eos", "sep"] | None
+"""What stands between documents: a token id, the special token of that name if the tokenizer has
+one, or nothing. By default the BOS where contexts begin with it, else the EOS."""
+
 _TOKEN_COLUMNS: Final = ("tokens", "input_ids")
 _TEXT_COLUMNS: Final = ("text", "content", "problem")
 
@@ -26,6 +30,10 @@ class ContextFormat:
     size: int
     """Tokens, BOS included."""
     prepend_bos: bool
+    separator: Separator = "default"
+    """Between the documents that share a context; of text only, as the rest is separated."""
+    concatenate: bool = True
+    """Whether documents of text are packed; else each that is long enough gives one context."""
 
 
 @runtime_checkable
@@ -83,6 +91,11 @@ class TokenStreamContexts:
     format: ContextFormat
 
     def contexts(self) -> Iterator[Tokens]:
+        if not self.format.concatenate:
+            raise DatasetError(
+                "disable_concat_sequences: one stream of tokens does not say where documents end",
+                field="disable_concat_sequences",
+            )
         stream = _checked(self.stream, self.tokenizer.d_vocab, where="the array")
         bos = _bos(self.tokenizer, self.format)
         return cut_stream(stream, context_size=self.format.size, bos=bos)
@@ -234,10 +247,34 @@ def _packed(
     rows: Iterator[Tokens], tokenizer: LMTokenizer, format_: ContextFormat
 ) -> Iterator[Tokens]:
     bos = _bos(tokenizer, format_)
-    separator = bos
-    if separator is None and tokenizer.eos_ids:
-        separator = tokenizer.eos_ids[0]
+    if not format_.concatenate:
+        return cut_documents(rows, context_size=format_.size, bos=bos)
+    separator = _separator(tokenizer, format_)
     return pack_documents(rows, context_size=format_.size, bos=bos, separator=separator)
+
+
+def _separator(tokenizer: LMTokenizer, format_: ContextFormat) -> int | None:
+    asked = format_.separator
+    if isinstance(asked, int):
+        if not 0 <= asked < tokenizer.d_vocab:
+            raise DatasetError(
+                f"sequence_separator_token: {asked} is not in 0..{tokenizer.d_vocab - 1}",
+                field="sequence_separator_token",
+            )
+        return asked
+    if asked == "bos" or (asked == "default" and format_.prepend_bos):
+        return tokenizer.bos_id
+    if asked in ("eos", "default"):
+        return tokenizer.eos_ids[0] if tokenizer.eos_ids else None
+    if asked == "sep":
+        sep: int | None = tokenizer.hf.sep_token_id
+        return sep
+    if asked is None:
+        return None
+    raise DatasetError(
+        f"sequence_separator_token: {asked!r}; expected a token id, bos, eos, sep or None",
+        field="sequence_separator_token",
+    )
 
 
 def _bos(tokenizer: LMTokenizer, format_: ContextFormat) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saekit_trainer.reconstruction_stats import to_float64
+from saekit_core.sae.statistics import to_float64
 
 _PARTS = 16
 

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saekit_core.lm.model import LanguageModel
+from saekit_core.lm.bridged import TappedModel
 from saekit_core.sae.features_file import FeaturesFile, Snippet
 from saekit_core.sae.sae import SAE
-from saekit_trainer.evaluation import Evaluation, sae_hook
-from saekit_trainer.reconstruction_stats import count_active
+from saekit_core.sae.statistics import count_active
+from saekit_trainer.evaluation import Evaluation
+from saekit_trainer.sae_binding import activations_at, bind_sae
+from saekit_trainer.special_tokens import left_out
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class SnippetConfig:
 
 @torch.no_grad()
 def describe_features(
-    model: LanguageModel,
+    model: TappedModel,
     sae: SAE,
     tokens: Tensor,
     *,
@@ -81,7 +83,7 @@ class _Peaks:
 
 
 def _scan(
-    model: LanguageModel, sae: SAE, tokens: Tensor, n: int, batch: int
+    model: TappedModel, sae: SAE, tokens: Tensor, n: int, batch: int
 ) -> tuple[Tensor, Tensor, _Peaks]:
     d_sae, device = sae.cfg.d_sae, model.device
     fired = torch.zeros(d_sae, device=device)
@@ -107,21 +109,22 @@ def _scan(
     return fired / max(kept, 1), best.values[0], best
 
 
-def _acts(model: LanguageModel, sae: SAE, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _acts(model: TappedModel, sae: SAE, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Feature activations ``[rows, positions, d_sae]``, 0 at special tokens, and which are none."""
     seen: list[Tensor] = []
+    bound = bind_sae(model, sae)
 
     def keep_acts(h: Tensor) -> None:
-        seen.append(sae.encode_with_state(h.flatten(2))[0].float())
+        x = activations_at(bound, bound.hook, h)
+        seen.append(sae.encode_with_state(x)[0].float())
 
-    model.forward(tokens, taps={sae_hook(model, sae): keep_acts})
-    special = model.tokenizer.is_special(tokens.flatten().cpu().numpy())
-    keep = ~torch.from_numpy(special).view(tokens.shape).to(tokens.device)
+    model.forward(tokens, taps={bound.hook: keep_acts})
+    keep = ~left_out(model.tokenizer, tokens)
     return seen[0] * keep[..., None], keep
 
 
 def _cut_snippets(
-    model: LanguageModel,
+    model: TappedModel,
     sae: SAE,
     tokens: Tensor,
     peaks: _Peaks,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saekit_trainer.reconstruction_stats import to_float64
+from saekit_core.sae.statistics import to_float64
 
 
 def geometric_median(x: Tensor, *, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:

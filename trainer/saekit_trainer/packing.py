@@ -16,26 +16,39 @@ def pack_documents(
     """Cut the concatenation of `documents` into contexts ``[context_size]``.
 
     With `bos`, each context begins with it. Between documents stands `separator`, if there is one;
-    where a context begins with a document, `bos` takes its place. No token of a document is lost
-    but for those of a last context that does not fill up.
+    where a context begins with a document, `bos` takes its place. Neither is put before one that
+    is there already. No token of a document is lost but for those of a last context that does not
+    fill up.
     """
-    head = [] if bos is None else [np.array([bos], np.int64)]
-    gap = [] if separator is None else [np.array([separator], np.int64)]
     parts: list[Tokens] = []
     length = 0
     for document in documents:
-        pieces = [*gap, document] if length else [document]
-        for piece in pieces:
-            rest = piece
-            while len(rest):
-                if not length:
-                    parts, length = list(head), len(head)
-                taken, rest = rest[: context_size - length], rest[context_size - length :]
-                parts.append(taken)
-                length += len(taken)
-                if length == context_size:
-                    yield np.concatenate(parts)
-                    parts, length = [], 0
+        rest = document
+        mark = separator if length else None
+        while len(rest):
+            mark = mark if length else bos
+            head = _mark(mark, rest)
+            taken = rest[: max(context_size - length - len(head), 0)]
+            parts += [head, taken]
+            length += len(head) + len(taken)
+            rest, mark = rest[len(taken) :], None
+            if length == context_size:
+                yield np.concatenate(parts)
+                parts, length = [], 0
+
+
+def cut_documents(
+    documents: Iterable[Tokens], *, context_size: int, bos: int | None
+) -> Iterator[Tokens]:
+    """The beginning of each document, behind `bos`, as a context ``[context_size]`` of its own.
+
+    Documents that do not fill one are left out.
+    """
+    for document in documents:
+        if len(document):
+            head = _mark(bos, document)
+            if len(head) + len(document) >= context_size:
+                yield np.concatenate([head, document[: context_size - len(head)]])
 
 
 def cut_stream(stream: Tokens, *, context_size: int, bos: int | None) -> Iterator[Tokens]:
@@ -45,10 +58,17 @@ def cut_stream(stream: Tokens, *, context_size: int, bos: int | None) -> Iterato
     """
     start = 0
     while True:
-        head = bos is not None and start < len(stream) and stream[start] != bos
-        stop = start + context_size - head
+        if start >= len(stream):
+            return
+        head = _mark(bos, stream[start:])
+        stop = start + context_size - len(head)
         if stop > len(stream):
             return
-        piece = stream[start:stop].astype(np.int64)
-        yield np.concatenate([np.array([bos], np.int64), piece]) if head else piece
+        yield np.concatenate([head, stream[start:stop].astype(np.int64)])
         start = stop
+
+
+def _mark(token: int | None, before: Tokens) -> Tokens:
+    """`token` to put before those, if there is one and they do not begin with it: ``[0 or 1]``."""
+    needed = token is not None and before[0] != token
+    return np.array([token] if needed else [], np.int64)

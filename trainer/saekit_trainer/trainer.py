@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saekit_core.sae.statistics import count_active, to_float64
 from saekit_trainer.errors import DivergedError
 from saekit_trainer.feature_activity import FeatureActivity
 from saekit_trainer.plan import OptimizationConfig
-from saekit_trainer.reconstruction_stats import count_active, to_float64
 from saekit_trainer.schedules import warm_up
 from saekit_trainer.training_sae import TrainingSAE
 

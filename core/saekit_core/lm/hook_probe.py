@@ -29,20 +29,30 @@ differ by rounding, which in half precision adds up over the layers."""
 
 def probe_hook_points(hf: PreTrainedModel, shared: SharedBridge) -> HookTable:
     """Run the bridge and the plain model on the same few tokens and match what they show."""
-    hook_dict: Mapping[str, Any] = shared.bridge.hook_dict
     tokens = _probe_tokens(hf)
-    n_pos = tokens.shape[1]
-    seen = _run_bridge(shared.bridge, hook_dict, tokens)
+    seen = _run_bridge(shared.bridge, tokens)
+    table = _table(shared.bridge, tokens, seen)
+    sites = _match_sites(hf, shared, table.points, seen, tokens)
+    return HookTable(table.points, table.aliases, sites, table.silent)
 
+
+def probe_bridge(bridge: Any) -> HookTable:
+    """The hook points of a bridge by itself, none of which has a site in a plain model."""
+    tokens = _probe_tokens(bridge.original_model)
+    return _table(bridge, tokens, _run_bridge(bridge, tokens))
+
+
+def _table(bridge: Any, tokens: Tensor, seen: Mapping[str, Tensor]) -> HookTable:
+    """The hook points that have fired, under all their names."""
+    hook_dict: Mapping[str, Any] = bridge.hook_dict
     points: dict[str, HookPoint] = {}
     for depth, (canonical, h) in enumerate(seen.items()):
-        per_position = h.shape[:2] == (_ROWS, n_pos) and h.is_floating_point() and h.ndim > 2
+        per_position = h.shape[:2] == tokens.shape and h.is_floating_point() and h.ndim > 2
         shape = tuple(h.shape[2:]) if per_position else ()
         points[canonical] = HookPoint(name=canonical, canonical=canonical, depth=depth, shape=shape)
     aliases = {name: target.name for name, target in hook_dict.items() if target.name in points}
     silent = [name for name, target in hook_dict.items() if target.name not in points]
-    sites = _match_sites(hf, shared, points, seen, tokens)
-    return HookTable(points, aliases, sites, silent)
+    return HookTable(points, aliases, {}, silent)
 
 
 def _probe_tokens(hf: PreTrainedModel) -> Tensor:
@@ -57,10 +67,10 @@ def _probe_tokens(hf: PreTrainedModel) -> Tensor:
     return (ids % int(text_config.vocab_size)).view(_ROWS, n_pos).to(hf.device)
 
 
-def _run_bridge(bridge: Any, hook_dict: Mapping[str, Any], tokens: Tensor) -> dict[str, Tensor]:
+def _run_bridge(bridge: Any, tokens: Tensor) -> dict[str, Tensor]:
     """canonical name -> activations, in the order in which they fired."""
     seen: dict[str, Tensor] = {}
-    targets = {target.name: target for target in hook_dict.values()}
+    targets = {target.name: target for target in bridge.hook_dict.values()}
     handles = []
     try:
         for target in targets.values():

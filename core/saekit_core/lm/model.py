@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .bridging import SharedBridge, bridge_root, build_bridge
 from .errors import LMError
+from .forward_pass import run_pass
 from .hook_points import HookPoint, HookTable, Tap
 from .hook_probe import probe_hook_points
 from .kv_slots import KVSlots, LayerShape
 from .slot_support import check_slots, find_slot_layers, refuse_unknown_windows, slot_masks
-from .taps import StopForward, first_input, tapped_bridge, tapped_modules
+from .taps import tapped_bridge, tapped_modules
 from .tokenizer import LMTokenizer
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ class LanguageModel:
         self.name = name
         self.revision = revision
         self.ref = ref
-        self._text_config: Any = hf.config.get_text_config(decoder=True)
         self._shared: SharedBridge | None = build_bridge(hf, tokenizer.hf, name)
         self._cfg = self._shared.bridge.cfg
         tokenizer.default_prepend_bos = bool(self._cfg.default_prepend_bos)
@@ -101,10 +100,7 @@ class LanguageModel:
     @property
     def max_context(self) -> int:
         """Positions that the model was made for."""
-        for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
-            if (value := getattr(self._text_config, key, None)) is not None:
-                return int(value)
-        return int(self._cfg.n_ctx)
+        return max_positions(self.hf, self._cfg)
 
     @property
     def parameter_bytes(self) -> int:
@@ -262,46 +258,19 @@ class LanguageModel:
             if plain
             else tapped_bridge(self.bridge.hook_dict, taps, stop_after_last=stop_after_last)
         )
-        with attached, _unembedding_only(root, wanted, keep_all=at_unembed):
-            try:
-                output = root(input_ids=tokens.to(self.device), **inputs)
-            except StopForward:
-                return None
-        if wanted is None:
-            return None
-        logits: Tensor = output.logits
-        if at_unembed:
-            return logits.flatten(0, 1)[wanted].float()
-        return logits[0].float()
+        with attached:
+            return run_pass(
+                root, tokens.to(self.device), inputs, logits_at=wanted, all_logits=at_unembed
+            )
 
 
-@contextmanager
-def _unembedding_only(
-    root: PreTrainedModel, wanted: Tensor | None, *, keep_all: bool
-) -> Iterator[None]:
-    """Let the output embedding see only the `wanted` flat positions; with None, end before it.
-
-    What a model does to its logits afterwards (scaling, soft-capping) it still does.
-    """
-    if keep_all:
-        yield
-        return
-
-    def gather(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if wanted is None:
-            raise StopForward
-        key, h = first_input(args, kwargs)
-        rows = h.flatten(0, 1)[wanted][None]
-        if isinstance(key, int):
-            return (*args[:key], rows, *args[key + 1 :]), kwargs
-        return args, {**kwargs, key: rows}
-
-    unembed: nn.Module = root.get_output_embeddings()  # type: ignore[no-untyped-call]
-    handle = unembed.register_forward_pre_hook(gather, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+def max_positions(hf: PreTrainedModel, bridge_config: Any) -> int:
+    """How many positions the model was made for."""
+    text_config = hf.config.get_text_config(decoder=True)
+    for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+        if (value := getattr(text_config, key, None)) is not None:
+            return int(value)
+    return int(bridge_config.n_ctx)
 
 
 def embedding_rows(hf: PreTrainedModel) -> int:

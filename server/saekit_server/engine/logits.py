@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from saekit_core.lm.predictions import kl_divergences
 from saekit_server.engine.work import Comparison, Logits, RunOutput, RunSpec
 
 Ids = npt.NDArray[np.int64]
@@ -40,9 +41,8 @@ def run_output(
         output.token_logprobs = next_logprobs.cpu().numpy()
     if clean is not None:
         clean_logprobs = torch.log_softmax(clean, dim=-1)
-        kl = (clean_logprobs.exp() * (clean_logprobs - logprobs)).sum(dim=-1).double().mean()
         output.comparison = Comparison(
-            kl=float(kl),
+            kl=float(kl_divergences(clean_logprobs, logprobs).double().mean()),
             clean_loss=_loss(_next_logprobs(clean_logprobs, ids)),
             loss=_loss(next_logprobs),
             ablated_loss=None

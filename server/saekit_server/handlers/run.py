@@ -10,6 +10,7 @@ from saekit.v1 import input_pb2, tensor_pb2
 from saekit.v1 import sae_service_pb2 as pb
 from saekit_core.lm.intervention_rows import place
 from saekit_core.lm.interventions import Interventions
+from saekit_core.lm.predictions import ce_loss_score
 from saekit_server.engine.call import Call
 from saekit_server.engine.work import ForwardResult, ForwardWork, Logits, RunOutput, RunSpec
 from saekit_server.errors import at_field, invalid
@@ -216,8 +217,8 @@ def _compare(message: pb.RunComparison, output: RunOutput) -> None:
     if made.ablated_loss is not None:
         message.ablated_loss = made.ablated_loss
         if made.ablated_loss != made.clean_loss:
-            message.ce_loss_score = (made.ablated_loss - made.loss) / (
-                made.ablated_loss - made.clean_loss
+            message.ce_loss_score = ce_loss_score(
+                clean=made.clean_loss, spliced=made.loss, ablated=made.ablated_loss
             )
 
 

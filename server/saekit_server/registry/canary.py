@@ -17,6 +17,7 @@ from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.interventions import BoundSAE
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae import FeaturesFile
+from saekit_core.sae.statistics import explained_variance
 from saekit_server.errors import precondition
 
 CANARY_TEXT: Final = (
@@ -44,7 +45,7 @@ class CanaryReading:
     l0: float
     """Mean number of active features per token."""
     explained_variance: float
-    """1 − E‖y−ŷ‖²/(E‖y‖²−‖E y‖²), in float64; y is what the SAE reconstructs."""
+    """Of what the SAE reconstructs, at the hook point where its output belongs."""
 
 
 def read_canary(model: LanguageModel, bound: BoundSAE) -> CanaryReading:
@@ -72,14 +73,6 @@ def read_canary(model: LanguageModel, bound: BoundSAE) -> CanaryReading:
         l0=float((acts != 0).sum(-1).cpu()[usual].double().mean()),
         explained_variance=explained_variance(y, reconstruction),
     )
-
-
-def explained_variance(y: Tensor, reconstruction: Tensor) -> float:
-    """1 − E‖y−ŷ‖²/(E‖y‖²−‖E y‖²) of `[N, d]`, in float64; NaN where y does not vary."""
-    y, reconstruction = y.double().cpu(), reconstruction.double().cpu()
-    error = (y - reconstruction).square().sum(-1).mean()
-    variance = y.square().sum(-1).mean() - y.mean(0).square().sum()
-    return float(1 - error / variance) if variance > 0 else float("nan")
 
 
 def check_canary(reading: CanaryReading, recorded: FeaturesFile) -> None:

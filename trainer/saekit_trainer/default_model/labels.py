@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.sae import SAE
-from saekit_trainer.evaluation import sae_hook
+from saekit_trainer.sae_binding import activations_at, bind_sae
 
 RULES_FILE: Final = Path(__file__).with_name("labels.toml")
 LOWEST_SCORE: Final = 0.8
@@ -97,14 +97,15 @@ def _firing_scores(
     mass_on = torch.zeros(len(wanted), sae.cfg.d_sae)
     fires_on = torch.zeros(len(wanted), sae.cfg.d_sae)
     seen_on = torch.zeros(len(wanted))
-    hook = sae_hook(model, sae)
+    bound = bind_sae(model, sae)
     for rows in torch.split(tokens, batch):
         found: list[Tensor] = []
 
         def keep(h: Tensor, found: list[Tensor] = found) -> None:
-            found.append(sae.encode_with_state(h.flatten(2))[0].float().flatten(0, 1))
+            x = activations_at(bound, bound.hook, h).flatten(0, 1)
+            found.append(sae.encode_with_state(x)[0].float())
 
-        model.forward(rows, taps={hook: keep})
+        model.forward(rows, taps={bound.hook: keep})
         ids = rows.flatten()
         special = torch.from_numpy(model.tokenizer.is_special(ids.numpy()))
         acts = found[0] * ~special[:, None]
