@@ -14,14 +14,11 @@ from tests.models import build_llama, story
 
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
-from saekit_core.sae.config import SAEConfig
-from saekit_core.sae.metadata import SAEMetadata
-from saekit_core.sae.sae import SAE
 from saekit_trainer.activations_store import ActivationsStore, StoreConfig
 from saekit_trainer.contexts import ContextFormat, open_contexts
 from saekit_trainer.errors import DatasetError
 from saekit_trainer.mixing_buffer import MixingBuffer
-from saekit_trainer.packing import cut_stream, pack_documents
+from saekit_trainer.packing import cut_documents, cut_stream, pack_documents
 from saekit_trainer.self_text import SelfTextContexts
 
 SIZE = 16
@@ -57,6 +54,18 @@ def test_packing_without_bos_or_separator_is_a_plain_cut() -> None:
         pack_documents([np.arange(5), np.arange(5, 9)], context_size=3, bos=None, separator=None)
     )
     assert [list(c) for c in contexts] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_packing_doubles_no_mark_that_is_there_already() -> None:
+    documents = [np.array([1, 5, 6]), np.array([1, 7]), np.array([8, 9, 9, 9])]
+    contexts = list(pack_documents(documents, context_size=4, bos=1, separator=1))
+    assert [list(c) for c in contexts] == [[1, 5, 6, 1], [1, 7, 1, 8], [1, 9, 9, 9]]
+
+
+def test_documents_that_are_not_packed_are_cut_or_left_out() -> None:
+    documents = [np.arange(2, 9), np.arange(2, 4), np.array([1, 2, 3]), np.array([], np.int64)]
+    contexts = list(cut_documents(documents, context_size=3, bos=1))
+    assert [list(c) for c in contexts] == [[1, 2, 3], [1, 2, 3], [1, 2, 3]]
 
 
 def test_a_stream_gets_a_bos_only_where_it_has_none() -> None:
@@ -206,34 +215,6 @@ def test_a_data_set_with_too_few_contexts_is_refused(model: LanguageModel) -> No
         store.next_batch()
     with pytest.raises(DatasetError, match="only 5 contexts"):
         store_of(model, np.full((5, SIZE), 7), eval_contexts=6).held_out_tokens()
-
-
-def test_from_sae_reads_what_the_sae_reads(model: LanguageModel, text_file: Path) -> None:
-    metadata = SAEMetadata(
-        hook_name="blocks.2.attn.hook_z",
-        context_size=SIZE,
-        prepend_bos=True,
-        dataset_path=str(text_file),
-    )
-    sae = SAE.from_config(SAEConfig("standard", d_in=32, d_sae=8, metadata=metadata))
-    store = ActivationsStore.from_sae(
-        model,
-        sae,
-        store_batch_size_prompts=8,
-        train_batch_size_tokens=64,
-        n_batches_in_buffer=4,
-        device="cpu",
-    )
-    assert store.get_batch_tokens().shape == (8, SIZE)
-    assert store.get_activations(store.get_batch_tokens()).shape == (8, SIZE, 32)
-    assert store.next_batch().shape == (64, 32)
-
-
-def test_from_sae_without_any_data_set_says_so(model: LanguageModel) -> None:
-    metadata = SAEMetadata(hook_name="blocks.1.hook_resid_pre")
-    sae = SAE.from_config(SAEConfig("standard", d_in=32, d_sae=8, metadata=metadata))
-    with pytest.raises(DatasetError, match="none given"):
-        ActivationsStore.from_sae(model, sae)
 
 
 def test_the_models_own_text_is_likely_text_and_reproducible(model: LanguageModel) -> None:

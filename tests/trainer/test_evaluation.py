@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import build_llama
+from tests.models import build_gpt2, build_llama
 from tests.trainer.eval_reference import reference_figures
 from torch import Tensor
 
@@ -34,6 +34,19 @@ D = 32
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return boot_model(build_llama(tmp_path_factory.mktemp("llama")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def processed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A bridge whose weights are not those of its Hugging Face model."""
+    gpt2 = boot_model(build_gpt2(tmp_path_factory.mktemp("gpt2")), device="cpu")
+    bridge = copy.deepcopy(gpt2.bridge)
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    ids = torch.arange(10, 20)[None]
+    with torch.no_grad():
+        raw, centred = (b.run_with_cache(ids)[1][HOOK].mean(-1) for b in (gpt2.bridge, bridge))
+    assert centred.abs().max() < 1e-5 < raw.abs().min()
+    return bridge
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +104,9 @@ PLACES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place["hook_name"])
 @pytest.mark.parametrize("kind", ["plain", "processed", "bridge"])
 def test_figures_equal_their_formulas_without_special_tokens(
-    kind: str, place: dict[str, Any], model: LanguageModel, tokens: Tensor
+    kind: str, place: dict[str, Any], model: LanguageModel, processed: Any, tokens: Tensor
 ) -> None:
-    bridge = model.bridge
-    if kind == "processed":
-        bridge = copy.deepcopy(bridge)
-        bridge.enable_compatibility_mode(disable_warnings=True)
+    bridge = processed if kind == "processed" else model.bridge
     tested = sae(**place)
     keep = ~torch.isin(tokens, torch.tensor([model.tokenizer.bos_id, *model.tokenizer.eos_ids]))
     result = evaluate(model if kind == "plain" else bridge, tested, tokens, batch_size_prompts=6)

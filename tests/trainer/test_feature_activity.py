@@ -1,15 +1,10 @@
-"""Dead features, density, the geometric median and the explained variance."""
+"""Dead features, density, and the geometric median."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from saekit_core.sae.statistics import (
-    ReconstructionStats,
-    count_active,
-    explained_variance,
-)
 from saekit_trainer.feature_activity import FeatureActivity
 from saekit_trainer.geometric_median import geometric_median, initial_decoder_bias
 
@@ -32,11 +27,6 @@ def test_density_is_that_of_the_sampling_window() -> None:
     assert activity.density.tolist() == [2 / 32]
 
 
-def test_count_active_counts_either_sign_above_the_threshold() -> None:
-    acts = torch.tensor([[0.5, 0.0, -2.0], [0.05, 0.0, 1.0]])
-    assert count_active(acts, 0.1).tolist() == [1.0, 0.0, 2.0]
-
-
 def test_the_geometric_median_is_where_the_sum_of_distances_is_least() -> None:
     x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[:10] *= 1000  # the mean follows these
@@ -48,21 +38,6 @@ def test_the_geometric_median_is_where_the_sum_of_distances_is_least() -> None:
     assert torch.equal(initial_decoder_bias(x, "geometric_median"), median)
     assert torch.equal(initial_decoder_bias(x, "mean"), x.mean(0))
     assert not initial_decoder_bias(x, "zeros").any()
-
-
-def test_explained_variance_over_batches_is_that_of_all_rows() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = 100 + torch.randn(300, 7, generator=generator)
-    x_hat = x + 0.3 * torch.randn(300, 7, generator=generator)
-    stats = ReconstructionStats()
-    for a, b in zip(x.split(64), x_hat.split(64), strict=True):
-        stats.add(a, b)
-    wide = x.double()
-    variance = wide.var(dim=0, correction=0).sum()
-    expected = 1 - (wide - x_hat.double()).square().sum(1).mean() / variance
-    assert stats.explained_variance == pytest.approx(float(expected), abs=1e-9)
-    assert explained_variance(x, x_hat) == pytest.approx(float(expected), abs=1e-9)
-    assert explained_variance(x, wide.mean(0).expand_as(x)) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_long_sampling_window_moves_by_sixteenths() -> None:

@@ -211,7 +211,7 @@ class ActivationsStore:
             exclude_special_tokens=metadata.exclude_special_tokens or False,
             seqpos_slice=metadata.seqpos_slice or (None,),
             dtype=sae.dtype,
-            device=None if device is None else torch.device(device),
+            device=None if device is None else _usable(device),
             expected_tokens=total_tokens,
             seed=seed,
         )
@@ -344,3 +344,15 @@ class ActivationsStore:
                 rows = rows[~left_out(self.model.tokenizer, read, exclude)]
             yield rows
             tokens = self.get_batch_tokens()
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # as torch says that it has none
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"device: {device} is not available to this torch ({reason}); leave it out for the "
+            "model's own",
+            field="device",
+        ) from None
