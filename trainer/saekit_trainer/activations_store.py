@@ -71,15 +71,15 @@ class ActivationsStore:
         source: ContextSource,
         config: StoreConfig,
         *,
-        read: Callable[[Tensor], Tensor] | None = None,
+        read: Callable[[HookPoint, Tensor], Tensor] | None = None,
     ) -> None:
         """
         Args:
-            read: what is stored of the activations ``[prompts, context, *hook.shape]`` at the
-                hook point, ``[prompts, context, d_in]``; None: all of them, heads flattened.
+            read: what is stored, ``[prompts, context, d_in]``, of the activations ``[prompts,
+                context, *hook.shape]`` at a hook point; None: all of them, heads flattened.
         """
         self.model = model
-        self._read = read or (lambda h: h.flatten(2))
+        self._read = read or (lambda _, h: h.flatten(2))
         self.hook = hook
         self.source = source
         self.config = config
@@ -220,7 +220,7 @@ class ActivationsStore:
             bound.hook,
             open_contexts(chosen, tapped.tokenizer, format_, streaming=streaming),
             config,
-            read=lambda h: activations_at(bound, bound.hook, h),
+            read=lambda hook, h: activations_at(bound, hook, h),
         )
 
     @property
@@ -252,7 +252,7 @@ class ActivationsStore:
         seen: list[Tensor] = []
 
         def keep(h: Tensor) -> None:
-            seen.append(self._read(h[:, positions]).to(self.device))
+            seen.append(self._read(self.hook, h[:, positions]).to(self.device))
 
         self.model.forward(tokens, taps={self.hook: keep})
         return seen[0]
