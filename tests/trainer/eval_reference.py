@@ -18,8 +18,8 @@ def reference_figures(bridge: Any, sae: SAE, tokens: Tensor, keep: Tensor) -> di
     out = sae.cfg.metadata.hook_name_out or hook
     cache = bridge.run_with_cache(tokens)[1]
     x, y = cache[hook].flatten(2), cache[out].flatten(2)
-    acts = sae.encode(x)
-    y_hat = sae.decode(acts).flatten(2)
+    acts, state = sae.encode_with_state(x)
+    y_hat = sae.decode(acts, state).flatten(2)
 
     def log_probabilities(replace: Callable[[Tensor], Tensor] | None) -> Tensor:
         def edit(h: Tensor, hook: object) -> Tensor | None:  # noqa: ARG001

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tests.models import build_gpt2, build_llama
+from tests.saes import FURTHER, random_sae
 from tests.trainer.eval_reference import reference_figures
 from torch import Tensor
 
@@ -92,22 +94,30 @@ def assert_figures(result: Evaluation, expected: dict[str, Any]) -> None:
             assert ours == pytest.approx(float(value), rel=1e-4), name
 
 
-PLACES: list[dict[str, Any]] = [
-    {"hook_name": HOOK},
-    {"hook_name": "blocks.1.attn.hook_z"},
-    # A transcoder's two places, one of them inside the module that it stands in for.
-    {"hook_name": "blocks.1.hook_resid_mid", "hook_name_out": "blocks.1.hook_mlp_out"},
-    {"hook_name": "blocks.0.hook_resid_pre", "hook_name_out": "blocks.2.attn.hook_z"},
-]
+SAES: dict[str, Callable[[], SAE]] = {
+    "residual stream": sae,
+    "heads": lambda: sae(hook_name="blocks.1.attn.hook_z"),
+    "two places": lambda: sae(
+        hook_name="blocks.0.hook_resid_pre", hook_name_out="blocks.2.attn.hook_z"
+    ),
+    # Its second place is the output of the module whose input it reads.
+    "skip transcoder": lambda: random_sae(
+        "blocks.1.hook_resid_mid",
+        D,
+        "skip_transcoder",
+        metadata={"hook_name_out": "blocks.1.hook_mlp_out"},
+    ),
+    "temporal": lambda: random_sae(HOOK, D, "temporal", **FURTHER["temporal"]),
+}
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place["hook_name"])
+@pytest.mark.parametrize("which", SAES)
 @pytest.mark.parametrize("kind", ["plain", "processed", "bridge"])
 def test_figures_equal_their_formulas_without_special_tokens(
-    kind: str, place: dict[str, Any], model: LanguageModel, processed: Any, tokens: Tensor
+    kind: str, which: str, model: LanguageModel, processed: Any, tokens: Tensor
 ) -> None:
     bridge = processed if kind == "processed" else model.bridge
-    tested = sae(**place)
+    tested = SAES[which]()
     keep = ~torch.isin(tokens, torch.tensor([model.tokenizer.bos_id, *model.tokenizer.eos_ids]))
     result = evaluate(model if kind == "plain" else bridge, tested, tokens, batch_size_prompts=6)
     assert result.tokens == int(keep.sum()) == 20 * 23 - 7
@@ -148,7 +158,7 @@ def test_batches_are_as_large_as_their_logits_allow(
     # Less than one context is no size to run.
     monkeypatch.setattr(evaluation, "_LOGITS_BYTES", 1)
     monkeypatch.setattr(predictions, "_BLOCK_NUMBERS", 5 * model.d_vocab)
-    monkeypatch.setattr(evaluator, "_ACTS_NUMBERS", 48 * 4)
+    monkeypatch.setattr(evaluator, "_ACTS_NUMBERS", 1)
     single = evaluate(model, sae(), tokens)
     for other in (result, single):
         assert other.to_dict() == pytest.approx(whole, rel=1e-5)

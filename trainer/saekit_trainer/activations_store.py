@@ -154,6 +154,7 @@ class ActivationsStore:
         device: str | torch.device | None = None,
         disable_concat_sequences: bool = False,
         sequence_separator_token: Separator = "bos",
+        split: str = "train",
         seed: int = 42,
     ) -> ActivationsStore:
         """A store of the activations that `sae` reads; those a transcoder encodes.
@@ -167,7 +168,7 @@ class ActivationsStore:
             dataset: another data set (see `open_contexts`).
             dataset_trust_remote_code: refused if True: data sets are read, never run.
             context_size: another length of contexts; 128 where neither says.
-            streaming: whether a named Hugging Face data set is streamed.
+            streaming, split: how a named Hugging Face data set is opened.
             store_batch_size_prompts, n_batches_in_buffer, train_batch_size_tokens, seed: as in
                 `StoreConfig`.
             total_tokens: tokens that are going to be read; warns if the data set has fewer.
@@ -218,7 +219,7 @@ class ActivationsStore:
         return cls(
             tapped,
             bound.hook,
-            open_contexts(chosen, tapped.tokenizer, format_, streaming=streaming),
+            open_contexts(chosen, tapped.tokenizer, format_, split=split, streaming=streaming),
             config,
             read=lambda hook, h: activations_at(bound, hook, h),
         )

@@ -17,7 +17,7 @@ from saekit_trainer.sae_binding import activations_at, bind_sae
 from saekit_trainer.special_tokens import left_out
 
 _ACTS_NUMBERS: Final = 2**24
-"""Feature activations that are worked on at a time."""
+"""Feature activations that are worked on at a time, if they are of more than one context."""
 
 
 class Evaluator:
@@ -36,15 +36,15 @@ class Evaluator:
     def add_reconstruction(self, tokens: Tensor) -> None:
         """Count the tokens ``[prompts, context]`` without predictions."""
         kept = ~left_out(self.model.tokenizer, tokens, self._exclude)
-        x, y, _ = self._read(tokens, kept)
-        self._reconstruct(x, y)
+        x, y, _ = self._read(tokens)
+        self._reconstruct(x, y, kept)
 
     def add(self, tokens: Tensor) -> None:
         """Count the tokens ``[prompts, context]``."""
         kept = ~left_out(self.model.tokenizer, tokens, self._exclude)
         at = kept.flatten().nonzero()[:, 0]
-        x, y, logits = self._read(tokens, kept, logits_at=at)
-        x_hat = self._reconstruct(x, y)
+        x, y, logits = self._read(tokens, logits_at=at)
+        x_hat = self._reconstruct(x, y, kept)
         assert logits is not None
         clean = to_log_probabilities_(logits)
         # Kept tokens that another token follows: their rows among the logits, and that token.
@@ -61,14 +61,15 @@ class Evaluator:
             self.divergences[name] += float(to_float64(kl_divergences(clean, changed)).sum())
 
     def _read(
-        self, tokens: Tensor, kept: Tensor, *, logits_at: Tensor | None = None
+        self, tokens: Tensor, *, logits_at: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the SAE reads and what it stands for, ``[n, d_in]`` and ``[n, d_out]``; logits."""
+        """What the SAE reads and what it stands for, ``[prompts, context, d]`` each; logits."""
         seen: dict[HookPoint, Tensor] = {}
 
         def reader(hook: HookPoint) -> Tap:
             def read(h: Tensor) -> None:
-                seen[hook] = activations_at(self.bound, hook, h)[kept]
+                # The run goes on, and may write to what it has shown.
+                seen[hook] = activations_at(self.bound, hook, h).clone()
 
             return read
 
@@ -77,16 +78,18 @@ class Evaluator:
         logits = self.model.forward(tokens, taps=taps, logits_at=logits_at)
         return seen[hooks[0]], seen[hooks[1]], logits
 
-    def _reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
-        """Reconstructions ``[n, d_out]`` from x ``[n, d_in]``, held against y and counted."""
+    def _reconstruct(self, x: Tensor, y: Tensor, kept: Tensor) -> Tensor:
+        """Reconstructions ``[n, d_out]`` at the n kept tokens, held against y there and counted."""
         sae = self.bound.sae
-        rows = max(1, _ACTS_NUMBERS // sae.cfg.d_sae)
+        # Whole contexts: a temporal SAE looks back in them.
+        n = max(1, _ACTS_NUMBERS // (sae.cfg.d_sae * x.shape[1]))
         made = []
-        for block, wanted in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
-            acts, state = sae.encode_with_state(block.to(sae.device))
-            made.append(sae.decode(acts, state).flatten(1))
-            self.features.add(acts)
-            self.reconstruction.add(wanted, made[-1])
+        for rows, wanted, here in zip(*(torch.split(t, n) for t in (x, y, kept)), strict=True):
+            acts, state = sae.encode_with_state(rows.to(sae.device))
+            there = here.to(sae.device)
+            made.append(sae.decode(acts, state)[there])
+            self.features.add(acts[there])
+            self.reconstruction.add(wanted[here], made[-1])
         return torch.cat(made)
 
     def _splice(self, kept: Tensor, x_hat: Tensor) -> Tap:

@@ -102,8 +102,8 @@ def _firing_scores(
         found: list[Tensor] = []
 
         def keep(h: Tensor, found: list[Tensor] = found) -> None:
-            x = activations_at(bound, bound.hook, h).flatten(0, 1)
-            found.append(sae.encode_with_state(x)[0].float())
+            x = activations_at(bound, bound.hook, h)
+            found.append(sae.encode_with_state(x)[0].float().flatten(0, 1))
 
         model.forward(rows, taps={bound.hook: keep})
         ids = rows.flatten()
