@@ -48,10 +48,11 @@ def eval_saes() -> dict[str, SAE]:
 
 
 def eval_tokens(bos: int, eos: int) -> Tensor:
-    """int64 ``[PROMPTS, CONTEXT]``, some with an EOS inside."""
+    """int64 ``[PROMPTS, CONTEXT]``, some with an EOS or marks of a chat inside."""
     rows = torch.randint(10, 380, (PROMPTS, CONTEXT), generator=torch.Generator().manual_seed(0))
     rows[:, 0] = bos
     rows[::3, 9] = eos
+    rows[::4, 11:13] = torch.tensor([2, 3])  # marks of a chat
     return rows
 
 

@@ -56,6 +56,7 @@ def tokens(model: LanguageModel) -> Tensor:
     rows = torch.randint(10, model.d_vocab, (20, 24), generator=torch.Generator().manual_seed(0))
     rows[:, 0] = model.tokenizer.bos_id or 0
     rows[::3, 9] = model.tokenizer.eos_ids[0]
+    rows[::4, 11:13] = torch.tensor([2, 3])  # marks of a chat, which count
     return rows
 
 

@@ -11,7 +11,7 @@ from saekit_trainer.errors import ConfigError
 
 EXAMPLES = """Measure how much of a language model's activations, and of the model, an SAE keeps.
 
-Special tokens (BOS, EOS, role marks) do not count unless --special-tokens is given, as in SAELens.
+BOS, EOS, padding and separators do not count, as in SAELens; with --special-tokens they do.
 
 Examples:
 
@@ -50,7 +50,7 @@ class EvalOptions:
     reconstruction_only: bool = False
     """Stop at the hook point: no CE loss and no KL, and much less work."""
     special_tokens: bool = False
-    """Count special tokens like all others."""
+    """Count BOS, EOS, padding and separators like all other tokens."""
     density: bool = False
     """Add the density of every feature to the JSON object."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

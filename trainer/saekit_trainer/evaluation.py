@@ -133,9 +133,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure `sae` on `tokens`.
 
-    Special tokens are left out, as SAELens' `run_evals` leaves them out: they count in no figure,
-    the reconstruction is not spliced in at them, and what the model predicts after them is not
-    looked at. The zeros alone go everywhere.
+    Special tokens (BOS, EOS, padding and separators) are left out, as SAELens' `run_evals` leaves
+    them out: they count in no figure, the reconstruction is not spliced in at them, and what the
+    model predicts after them is not looked at. The zeros alone go everywhere.
 
     A transcoder is held against the activations where its output belongs, and replaces them.
 

@@ -1,4 +1,4 @@
-"""Tokens whose activations do not count: BOS, EOS, role marks and the like."""
+"""Tokens whose activations do not count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saekit_core.lm.tokenizer import LMTokenizer
+from saekit_core.lm.tokenizer import LMTokenizer, structural_token_ids
 
 
 def left_out(tokenizer: LMTokenizer, tokens: Tensor, which: bool | Sequence[int] = True) -> Tensor:
@@ -16,11 +16,8 @@ def left_out(tokenizer: LMTokenizer, tokens: Tensor, which: bool | Sequence[int]
     Args:
         tokenizer: knows the special tokens.
         tokens: int64 of any shape.
-        which: True: every special token; False: none; ids: these, and no others.
+        which: True: BOS, EOS, padding and separator, the special tokens of SAELens; False: none;
+            ids: these, and no others.
     """
-    if which is False:
-        return torch.zeros_like(tokens, dtype=torch.bool)
-    if which is True:
-        flat = tokenizer.is_special(tokens.flatten().cpu().numpy())
-        return torch.from_numpy(flat).view(tokens.shape).to(tokens.device)
-    return torch.isin(tokens, torch.tensor(list(which), dtype=tokens.dtype, device=tokens.device))
+    ids = structural_token_ids(tokenizer.hf) if which is True else list(which or ())
+    return torch.isin(tokens, torch.tensor(ids, dtype=tokens.dtype, device=tokens.device))
