@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models import build_gpt2, build_llama
+from tests.processed import OLD_DEFAULTS, processed_bridge
 from tests.saes import FURTHER, random_sae
 from tests.trainer.eval_reference import reference_figures
 from torch import Tensor
@@ -25,7 +25,7 @@ from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.metadata import SAEMetadata
 from saekit_core.sae.sae import SAE
 from saekit_trainer import evaluation, evaluator
-from saekit_trainer.errors import ConfigError, DatasetError
+from saekit_trainer.errors import DatasetError
 from saekit_trainer.evaluation import Evaluation, evaluate, evaluate_reconstruction
 from saekit_trainer.feature_stats import SnippetConfig, describe_features
 
@@ -39,16 +39,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def processed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return boot_model(build_gpt2(tmp_path_factory.mktemp("gpt2")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def processed(gpt2: LanguageModel) -> Any:
     """A bridge whose weights are not those of its Hugging Face model."""
-    gpt2 = boot_model(build_gpt2(tmp_path_factory.mktemp("gpt2")), device="cpu")
-    bridge = copy.deepcopy(gpt2.bridge)
-    bridge.enable_compatibility_mode(disable_warnings=True)
-    ids = torch.arange(10, 20)[None]
-    with torch.no_grad():
-        raw, centred = (b.run_with_cache(ids)[1][HOOK].mean(-1) for b in (gpt2.bridge, bridge))
-    assert centred.abs().max() < 1e-5 < raw.abs().min()
-    return bridge
+    return processed_bridge(gpt2, *OLD_DEFAULTS)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +123,20 @@ def test_figures_equal_their_formulas_without_special_tokens(
     assert_figures(result, reference_figures(bridge, tested, tokens, keep))
 
 
+@pytest.mark.parametrize(
+    "hooks", [{"hook_name": HOOK}, {"hook_name": HOOK, "hook_name_out": "blocks.1.hook_mlp_out"}]
+)
+def test_an_sae_of_centred_weights_has_its_figures_on_raw_ones(
+    hooks: dict[str, str], gpt2: LanguageModel, processed: Any, tokens: Tensor
+) -> None:
+    tested = sae(**hooks, model_from_pretrained_kwargs={"center_writing_weights": True})
+    there = evaluate(processed, tested, tokens).to_dict()
+    assert evaluate(gpt2, tested, tokens).to_dict() == pytest.approx(there, rel=1e-3)
+    # The figures do tell: without the metadata's word they are others.
+    untold = evaluate(gpt2, sae(**hooks), tokens).to_dict()
+    assert untold["mse"] != pytest.approx(there["mse"], rel=1e-3)
+
+
 def test_which_tokens_are_left_out_can_be_said(model: LanguageModel, tokens: Tensor) -> None:
     tested = sae()
     everything = evaluate(model, tested, tokens, exclude_special_tokens=False)
@@ -189,7 +201,7 @@ def test_an_sae_without_a_place_in_the_model_is_refused(
     with pytest.raises(InterventionError, match=r"reads 32 values; blocks.1.mlp.hook_post has 48"):
         evaluate(model, sae(hook_name="blocks.1.mlp.hook_post"), tokens)
     nameless = SAE.from_config(SAEConfig("standard", D, 8))
-    with pytest.raises(ConfigError, match="no hook point"):
+    with pytest.raises(LMError, match="hook_name: missing"):
         evaluate(model, nameless, tokens)
     with pytest.raises(LMError, match="expected a LanguageModel or a TransformerBridge"):
         evaluate(model.hf, sae(), tokens)  # type: ignore[arg-type]

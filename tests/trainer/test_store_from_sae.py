@@ -13,6 +13,7 @@ import torch
 from tests.models import build_gpt2, story
 
 from saekit_core.lm.boot import boot_model
+from saekit_core.lm.errors import LMError
 from saekit_core.lm.interventions import InterventionError
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.config import SAEConfig
@@ -80,6 +81,15 @@ def test_heads_are_flattened_or_one_of_them_is_read(model: LanguageModel) -> Non
     tokens = every.get_batch_tokens()
     assert torch.equal(one.get_activations(tokens), every.get_activations(tokens)[..., 16:24])
     assert one.next_batch().shape == (32, 8)
+
+
+def test_an_sae_of_centred_weights_gets_centred_activations(model: LanguageModel) -> None:
+    kwargs = {"center_writing_weights": True}
+    sae = sae_at("blocks.1.hook_resid_pre", model_from_pretrained_kwargs=kwargs)
+    store = ActivationsStore.from_sae(model, sae, DATASET)
+    tokens = store.get_batch_tokens()
+    raw = ActivationsStore.from_sae(model, RESID, DATASET).get_activations(tokens)
+    torch.testing.assert_close(store.get_activations(tokens), raw - raw.mean(-1, keepdim=True))
 
 
 def test_a_transcoders_store_has_what_it_encodes(model: LanguageModel) -> None:
@@ -199,17 +209,17 @@ def test_streaming_opens_a_data_set_without_reading_all_of_it(
         ({"context_size": 1}, "context_size"),
         ({"device": "cuda:99"}, "device"),
         ({"device": "gpu"}, "device"),
-        ({"sae": sae_at(None)}, "hook_name"),
+        ({"sae": sae_at(None)}, "metadata.hook_name"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(
     options: dict[str, Any], field: str, model: LanguageModel
 ) -> None:
-    with pytest.raises((ConfigError, DatasetError), match=f"^({field}|sae)") as refused:
+    with pytest.raises((ConfigError, DatasetError, LMError), match=f"^{field}: ") as refused:
         ActivationsStore.from_sae(
             **{"model": model, "sae": RESID, "dataset": DATASET, **options}
         ).get_batch_tokens()
-    assert refused.value.field == field
+    assert refused.value.field == field.rpartition(".")[2]
 
 
 def test_an_sae_of_another_width_is_refused(model: LanguageModel) -> None:

@@ -15,12 +15,12 @@ from torch import Tensor
 from saekit_core.lm.bridged import BridgedModel, TappedModel, as_tapped
 from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.model import LanguageModel
+from saekit_core.lm.placing import bind_sae
 from saekit_core.sae.sae import SAE
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.contexts import ContextFormat, ContextSource, Separator, open_contexts
 from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.mixing_buffer import MixingBuffer
-from saekit_trainer.sae_binding import activations_at, bind_sae
 from saekit_trainer.self_text import SelfTextContexts
 from saekit_trainer.special_tokens import left_out
 
@@ -179,8 +179,8 @@ class ActivationsStore:
 
         Raises:
             DatasetError: no data set is given or recorded, or it cannot be opened.
-            ConfigError: the SAE names no hook point, or a value cannot be used.
-            InterventionError: the SAE does not fit its hook point.
+            ConfigError: a value cannot be used.
+            LMError: the SAE names no hook point, or does not fit the model there.
         """
         if dataset_trust_remote_code:
             raise ConfigError(
@@ -221,7 +221,7 @@ class ActivationsStore:
             bound.hook,
             open_contexts(chosen, tapped.tokenizer, format_, split=split, streaming=streaming),
             config,
-            read=lambda hook, h: activations_at(bound, hook, h),
+            read=lambda _, h: bound.x_of(h.flatten(2)),
         )
 
     @property

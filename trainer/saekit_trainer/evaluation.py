@@ -149,9 +149,7 @@ def evaluate(
         progress: is told of contexts done.
 
     Raises:
-        ConfigError: the SAE names no hook point.
-        InterventionError: it does not fit the hook point.
-        UnknownHookPointError: the model has no such hook point.
+        LMError: the SAE names no hook point of the model, or does not fit there.
         DatasetError: there is no token that counts, or nothing to predict.
     """
     evaluator = Evaluator(as_tapped(model), sae, exclude_special_tokens)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from saekit_core.lm.bridged import TappedModel
 from saekit_core.lm.hook_points import HookPoint, Tap
+from saekit_core.lm.placing import bind_sae
 from saekit_core.lm.predictions import kl_divergences, to_log_probabilities_
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.statistics import FeatureStats, ReconstructionStats, to_float64
-from saekit_trainer.sae_binding import activations_at, bind_sae
 from saekit_trainer.special_tokens import left_out
 
 _ACTS_NUMBERS: Final = 2**24
@@ -69,14 +69,14 @@ class Evaluator:
         def reader(hook: HookPoint) -> Tap:
             def read(h: Tensor) -> None:
                 # The run goes on, and may write to what it has shown.
-                seen[hook] = activations_at(self.bound, hook, h).clone()
+                seen[hook] = h.flatten(2).clone()
 
             return read
 
         hooks = (self.bound.hook, self.bound.hook_out)
         taps = {hook: reader(hook) for hook in hooks}
         logits = self.model.forward(tokens, taps=taps, logits_at=logits_at)
-        return seen[hooks[0]], seen[hooks[1]], logits
+        return self.bound.x_of(seen[hooks[0]]), self.bound.y_of(seen[hooks[1]]), logits
 
     def _reconstruct(self, x: Tensor, y: Tensor, kept: Tensor) -> Tensor:
         """Reconstructions ``[n, d_out]`` at the n kept tokens, held against y there and counted."""
@@ -97,7 +97,8 @@ class Evaluator:
 
         def tap(h: Tensor) -> Tensor:
             new = h.flatten(2).clone()
-            new[..., self.bound.columns(self.bound.hook_out)][kept] = x_hat.to(new)
+            part = new[..., self.bound.columns(self.bound.hook_out)]
+            part[kept] = self.bound.stand_in(x_hat.to(new), part[kept])
             return new.view(h.shape)
 
         return tap

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from saekit_core.lm.bridged import TappedModel
+from saekit_core.lm.placing import bind_sae
 from saekit_core.sae.features_file import FeaturesFile, Snippet
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.statistics import count_active
 from saekit_trainer.evaluation import Evaluation
-from saekit_trainer.sae_binding import activations_at, bind_sae
 from saekit_trainer.special_tokens import left_out
 
 
@@ -115,7 +115,7 @@ def _acts(model: TappedModel, sae: SAE, tokens: Tensor) -> tuple[Tensor, Tensor]
     bound = bind_sae(model, sae)
 
     def keep_acts(h: Tensor) -> None:
-        x = activations_at(bound, bound.hook, h)
+        x = bound.x_of(h.flatten(2))
         seen.append(sae.encode_with_state(x)[0].float())
 
     model.forward(tokens, taps={bound.hook: keep_acts})

@@ -21,6 +21,7 @@ from saekit_core.lm.errors import LMError
 if TYPE_CHECKING:
     from saekit_core.lm.hook_points import HookPoint
     from saekit_core.lm.model import LanguageModel
+    from saekit_core.sae import SAEConfig
 
 
 class ProcessingError(LMError):
@@ -87,7 +88,57 @@ CENTRED_ARCHITECTURES: Final = (
 """Where centring was measured to take the mean out of the stream and do nothing else. It is not so
 everywhere: BLOOM normalises its embeddings, so that the mean of their bias stays."""
 
+_WITHOUT_EFFECT: Final = frozenset(
+    {
+        "attn_implementation",
+        "cache_dir",
+        "default_padding_side",
+        "device",
+        "device_map",
+        "dtype",
+        "local_files_only",
+        "low_cpu_mem_usage",
+        "move_to_device",
+        "n_devices",
+        "token",
+        "torch_dtype",
+        "trust_remote_code",
+    }
+)
+"""Arguments of a model's loading that leave the function it computes as it is, rounding apart."""
+
 _BLOCK: Final = re.compile(r"^blocks\.\d+\.")
+
+
+def processing_of(cfg: SAEConfig, model: LanguageModel) -> list[str]:
+    """TransformerLens' options that processed the weights of the model that an SAE was trained on.
+
+    Args:
+        cfg: of the SAE; its metadata say how its model was loaded.
+        model: the model that stands in for it, whose weights are as they are.
+
+    Raises:
+        ProcessingError: it was loaded in a way that may change what it computes and that is not
+            known here, or is another revision.
+    """
+    options = []
+    for key, value in sorted(cfg.model_from_pretrained_kwargs.items()):
+        if value is None or key in _WITHOUT_EFFECT:
+            continue
+        if key in CHANGED_BY and isinstance(value, bool):
+            options += [key] if value else []
+        elif not (key == "revision" and _is_revision(value, model)):
+            raise ProcessingError(
+                f"asks for {key}={value!r:.40}, and this is {model.name} at "
+                f"{model.ref or model.revision}",
+                field=key,
+            )
+    return options
+
+
+def _is_revision(asked: object, model: LanguageModel) -> bool:
+    """Whether `model` may be that revision; for a folder, its owner alone knows."""
+    return model.ref is None or asked == model.ref or model.revision.startswith(str(asked))
 
 
 def is_centred(options: Collection[str], hook: HookPoint, model: LanguageModel) -> bool:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from saekit_core.lm.model import LanguageModel
+from saekit_core.lm.placing import bind_sae
 from saekit_core.sae.sae import SAE
-from saekit_trainer.sae_binding import activations_at, bind_sae
 
 RULES_FILE: Final = Path(__file__).with_name("labels.toml")
 LOWEST_SCORE: Final = 0.8
@@ -102,7 +102,7 @@ def _firing_scores(
         found: list[Tensor] = []
 
         def keep(h: Tensor, found: list[Tensor] = found) -> None:
-            x = activations_at(bound, bound.hook, h)
+            x = bound.x_of(h.flatten(2))
             found.append(sae.encode_with_state(x)[0].float().flatten(0, 1))
 
         model.forward(rows, taps={bound.hook: keep})
