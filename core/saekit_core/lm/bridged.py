@@ -121,6 +121,7 @@ class BridgedModel:
             )
         if not taps and logits_at is None:
             return None
+        self._check_attached(taps)
         inputs: dict[str, Any] = {"use_cache": False}
         root = bridge_root(self.bridge, tokens, inputs)
         at_unembed = any(point.canonical.startswith("unembed.") for point in taps)
@@ -129,3 +130,15 @@ class BridgedModel:
             return run_pass(
                 root, tokens.to(self.device), inputs, logits_at=wanted, all_logits=at_unembed
             )
+
+    def _check_attached(self, taps: Mapping[HookPoint, Tap]) -> None:
+        """Refuse taps behind an SAE of a HookedSAETransformer: they would see its output."""
+        for sae in getattr(self.bridge, "acts_to_saes", {}).values():
+            metadata = sae.cfg.metadata
+            written = self.hook_point(metadata.hook_name_out or metadata.hook_name)
+            if written in taps:
+                raise LMError(
+                    f"an SAE is attached at {written.name}, whose activations are wanted; detach "
+                    "it first (reset_saes)",
+                    field="model",
+                )

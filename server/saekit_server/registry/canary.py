@@ -17,7 +17,7 @@ from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.interventions import BoundSAE
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae import FeaturesFile
-from saekit_core.sae.statistics import explained_variance
+from saekit_core.sae.statistics import FeatureStats, explained_variance
 from saekit_server.errors import precondition
 
 CANARY_TEXT: Final = (
@@ -69,8 +69,10 @@ def read_canary(model: LanguageModel, bound: BoundSAE) -> CanaryReading:
         acts, state = bound.sae.encode_with_state(x)
         reconstruction = bound.sae.decode(acts, state).flatten(1).cpu()[usual]
         y = bound.y_of(seen[bound.hook_out]).cpu()[usual]
+    features = FeatureStats()
+    features.add(acts.cpu()[usual])
     return CanaryReading(
-        l0=float((acts != 0).sum(-1).cpu()[usual].double().mean()),
+        l0=features.l0,
         explained_variance=explained_variance(y, reconstruction),
     )
 
