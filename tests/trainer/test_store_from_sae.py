@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.models import build_gpt2, story
+from torch import Tensor
 
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.errors import LMError
@@ -197,6 +198,24 @@ def test_streaming_opens_a_data_set_without_reading_all_of_it(
         assert isinstance(rows, datasets.IterableDataset if streaming else datasets.Dataset)
         tokens.append(store.get_batch_tokens())
     assert torch.equal(*tokens)
+
+
+def test_a_named_data_set_is_opened_at_its_split(model: LanguageModel, tmp_path: Path) -> None:
+    halves = DATASET.train_test_split(0.5, shuffle=False)
+    halves.save_to_disk(tmp_path / "halves")
+    for split in ("train", "test"):
+        named = ActivationsStore.from_sae(model, RESID, str(tmp_path / "halves"), split=split)
+        given = ActivationsStore.from_sae(model, RESID, halves[split])
+        assert torch.equal(named.get_batch_tokens(), given.get_batch_tokens())
+
+
+def test_the_order_of_activations_is_determined_by_the_seed(model: LanguageModel) -> None:
+    def first(seed: int) -> Tensor:
+        options = {"train_batch_size_tokens": 32, "seed": seed}
+        return ActivationsStore.from_sae(model, RESID, DATASET, **options).next_batch()
+
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
 
 
 @pytest.mark.parametrize(
