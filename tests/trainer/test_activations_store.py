@@ -14,12 +14,13 @@ from tests.models import build_llama, story
 
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
-from saekit_trainer.activations_store import ActivationsStore, StoreConfig
+from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.contexts import ContextFormat, open_contexts
 from saekit_trainer.errors import DatasetError
 from saekit_trainer.mixing_buffer import MixingBuffer
 from saekit_trainer.packing import cut_documents, cut_stream, pack_documents
 from saekit_trainer.self_text import SelfTextContexts
+from saekit_trainer.store_config import StoreConfig
 
 SIZE = 16
 STORIES = [story(30, seed) for seed in range(40)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,34 +22,10 @@ from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.mixing_buffer import MixingBuffer
 from saekit_trainer.self_text import SelfTextContexts
 from saekit_trainer.special_tokens import left_out
+from saekit_trainer.store_config import StoreConfig, usable_device
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-
-@dataclass(frozen=True)
-class StoreConfig:
-    """Sizes of an `ActivationsStore`."""
-
-    store_batch_size_prompts: int = 8
-    """Contexts per run of the model."""
-    train_batch_size_tokens: int = 4096
-    """Activations per `next_batch`."""
-    n_batches_in_buffer: int = 8
-    """Runs of the model that the mixing buffer holds, two training batches at least."""
-    eval_contexts: int = 0
-    """First contexts of each pass, which `held_out_tokens` has and training never sees."""
-    exclude_special_tokens: bool | Sequence[int] = False
-    """Tokens at which `next_batch` leaves out activations: True for all special ones, or ids."""
-    seqpos_slice: tuple[int | None, ...] = (None,)
-    """The positions of a context whose activations are read, as the arguments of ``slice``."""
-    device: torch.device | None = None
-    """Where the activations go; None: the model's."""
-    expected_tokens: int | None = None
-    """Warn if the data set has fewer, at its end."""
-    dtype: torch.dtype = torch.float32
-    """Of the buffer."""
-    seed: int = 42
 
 
 class ActivationsStore:
@@ -212,7 +187,7 @@ class ActivationsStore:
             exclude_special_tokens=metadata.exclude_special_tokens or False,
             seqpos_slice=metadata.seqpos_slice or (None,),
             dtype=sae.dtype,
-            device=None if device is None else _usable(device),
+            device=None if device is None else usable_device(device),
             expected_tokens=total_tokens,
             seed=seed,
         )
@@ -345,15 +320,3 @@ class ActivationsStore:
                 rows = rows[~left_out(self.model.tokenizer, read, exclude)]
             yield rows
             tokens = self.get_batch_tokens()
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # as torch says that it has none
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"device: {device} is not available to this torch ({reason}); leave it out for the "
-            "model's own",
-            field="device",
-        ) from None

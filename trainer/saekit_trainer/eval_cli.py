@@ -57,6 +57,8 @@ def _run(options: EvalOptions, console: Console) -> int:
     except KeyboardInterrupt:
         console.print("interrupted", highlight=False)
         return 130
+    finally:
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     if options.json:
         values = {"sae": options.sae, **report.to_dict(density=options.density)}
         sys.stdout.write(json.dumps(values) + "\n")

@@ -1,0 +1,52 @@
+"""Sizes of an `ActivationsStore`, and where its activations go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from saekit_trainer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Sizes of an `ActivationsStore`."""
+
+    store_batch_size_prompts: int = 8
+    """Contexts per run of the model."""
+    train_batch_size_tokens: int = 4096
+    """Activations per `next_batch`."""
+    n_batches_in_buffer: int = 8
+    """Runs of the model that the mixing buffer holds, two training batches at least."""
+    eval_contexts: int = 0
+    """First contexts of each pass, which `held_out_tokens` has and training never sees."""
+    exclude_special_tokens: bool | Sequence[int] = False
+    """Tokens at which `next_batch` leaves out activations: True for all special ones, or ids."""
+    seqpos_slice: tuple[int | None, ...] = (None,)
+    """The positions of a context whose activations are read, as the arguments of ``slice``."""
+    device: torch.device | None = None
+    """Where the activations go; None: the model's."""
+    expected_tokens: int | None = None
+    """Warn if the data set has fewer, at its end."""
+    dtype: torch.dtype = torch.float32
+    """Of the buffer."""
+    seed: int = 42
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """`device`, if there is one.
+
+    Raises:
+        ConfigError: this torch has none.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # as torch says that it has none
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"device: {device} is not available to this torch ({reason}); leave it out for the "
+            "model's own",
+            field="device",
+        ) from None
