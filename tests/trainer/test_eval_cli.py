@@ -101,7 +101,8 @@ def test_people_get_a_table(sae_folder: Path, capsys: pytest.CaptureFixture[str]
         assert f"\n {line} " in out, line
 
 
-def test_an_sae_of_the_embedded_model_goes_by_its_name() -> None:
+def test_an_sae_is_a_folder_or_goes_by_its_name(sae_folder: Path) -> None:
+    assert load_sae(str(sae_folder)).cfg.architecture == "topk"
     assert load_sae("blocks.2.hook_resid_pre").cfg.hook_name == "blocks.2.hook_resid_pre"
 
 
@@ -110,6 +111,7 @@ def test_an_sae_of_the_embedded_model_goes_by_its_name() -> None:
     [
         ([], 2, "--sae"),
         (["--sae", "nowhere"], 1, "neither a folder nor an SAE of the embedded model"),
+        (["--sae", "gpt2-small-res-jb"], 1, "add its id, as gpt2-small-res-jb/blocks."),
         (["--sae", "x", "--density"], 2, "density: needs --json"),
         (["--sae", "x", "--self-text", "--dataset", "y.txt"], 2, "in place of a dataset"),
         (["--sae", "x", "--contexts", "0"], 2, "contexts: 0 is not positive"),

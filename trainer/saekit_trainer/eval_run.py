@@ -16,7 +16,7 @@ from torch import Tensor
 from saekit_core.assets import default_model_dir, default_sae_root
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
-from saekit_core.sae import SAE, SAENotFoundError, parse_spec, resolve_spec
+from saekit_core.sae import SAE, SAENotFoundError, parse_spec, read_sae_folder, resolve_spec
 from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.eval_options import EvalOptions
@@ -94,20 +94,25 @@ def run_evaluation(options: EvalOptions, show: Callable[[int, int], None]) -> Ev
 
 
 def load_sae(source: str) -> SAE:
-    """The SAE of a folder, of a spec (`saekit_core.sae.specs`), or one of the embedded model.
+    """The SAE of a folder or file, of a spec (`saekit_core.sae.specs`), or of the embedded model.
 
     Raises:
         SAENotFoundError: nothing is there, or the network is needed and missing.
         SAEFormatError: what is there is broken.
     """
-    if Path(source).is_dir():
-        return SAE.load_from_disk(source)
+    if Path(source).exists():
+        return read_sae_folder(source)
     spec = parse_spec(source)
-    if spec.kind == "file" and not (default_sae_root() / spec.path).is_dir():
+    try:
+        _, path, origin = resolve_spec(spec, default_sae_root())
+    except SAENotFoundError as error:
+        if spec.kind != "file":
+            raise
         raise SAENotFoundError(
-            f"sae: {source} is neither a folder nor an SAE of the embedded model", field="sae"
-        )
-    return SAE.load_from_disk(resolve_spec(spec, default_sae_root())[1])
+            f"sae: {source} is neither a folder nor an SAE of the embedded model ({error})",
+            field="sae",
+        ) from None
+    return read_sae_folder(path, origin=origin)
 
 
 def contexts_of(options: EvalOptions, model: LanguageModel, sae: SAE) -> Tensor:
