@@ -79,5 +79,3 @@ def _eos_ids(hf: PreTrainedModel) -> tuple[int, ...]:
     if eos is None:
         return ()
     return (eos,) if isinstance(eos, int) else tuple(int(i) for i in eos)
-
-

@@ -50,7 +50,7 @@ def load_model(
     dtype: str = "float32",
     device_map: str | dict[str, str | int] | None = None,
     max_memory: dict[str | int, str | int] | None = None,
-    accept: Callable[[Any, str], None] = lambda config, source: None,
+    accept: Callable[[Any, str], None] | None = None,
 ) -> LoadedModel:
     """Load what `boot_model` and TransformerLens' bridge are made of.
 
@@ -74,7 +74,8 @@ def load_model(
     source = str(folder or official_name(str(name_or_dir)))
     commit = None if folder else revision
     config = _load(AutoConfig, source, commit)
-    accept(config, source)
+    if accept is not None:
+        accept(config, source)
     if folder and revision is not None and (found := model_revision(folder)) != revision:
         raise ModelNotFoundError(
             f"folder {folder} has revision {found}, not {revision}", field="revision"

@@ -210,6 +210,16 @@ class LMTokenizer:
         )
 
 
+def structural_token_ids(hf: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of BOS, EOS, padding and separator, as far as there are any.
+
+    These are the special tokens of SAELens' `exclude_special_tokens`: marks of a chat template,
+    which have features worth having, are not among them.
+    """
+    ids = (hf.bos_token_id, hf.eos_token_id, hf.pad_token_id, hf.sep_token_id)
+    return sorted({int(token) for token in ids if token is not None})
+
+
 def byte_positions(text: str) -> npt.NDArray[np.uint32]:
     """[len(text) + 1]: how many UTF-8 bytes come before each character."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
