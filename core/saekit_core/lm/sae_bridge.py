@@ -17,6 +17,7 @@ from saekit_core.sae import SAE
 from .attached_sae import AttachedSAE
 from .errors import LMError
 from .hook_points import unknown_hook_point
+from .resid_mid import join_resid_mid
 from .taps import first_output
 from .tokenizer import structural_token_ids
 
@@ -53,6 +54,7 @@ class SAEBridge(TransformerBridge):
         bridge.__class__ = cls
         assert isinstance(bridge, cls)
         bridge._attached = []
+        join_resid_mid(bridge)
         return bridge
 
     # attaching
@@ -290,6 +292,7 @@ class SAEBridge(TransformerBridge):
         if self._attached:
             raise LMError("detach the SAEs first (reset_saes)", field="saes")
         super().enable_compatibility_mode(*args, **kwargs)
+        join_resid_mid(self)
 
 
 def _stop(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
