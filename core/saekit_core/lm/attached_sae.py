@@ -171,7 +171,7 @@ class AttachedSAE:
                 f"the SAE at {self.hook_name} writes at {self.name_out}, which fires before it",
                 field="hook_name_out",
             )
-        self._x, self._fired = None, True
+        self._fired = True
         new = self._replacement(here, x).to(h.dtype)
         if here is h:
             return new

@@ -99,6 +99,11 @@ class HookedSAETransformer(SAEBridge):
             fold_value_biases=fold_value_biases,
             refactor_factored_attn_matrices=refactor_factored_attn_matrices,
         )
+        if default_padding_side not in (None, "left", "right"):
+            raise LMError(
+                f"default_padding_side {default_padding_side!r}; expected left or right",
+                field="default_padding_side",
+            )
         if hf_model is None:
             bridge = _load_bridge(
                 model_name,
