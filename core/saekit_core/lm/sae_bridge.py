@@ -45,16 +45,22 @@ class SAEBridge(TransformerBridge):
     - `reset_saes_end`: whether what was attached before is put back at the end.
     """
 
-    _attached: list[AttachedSAE]
+    def __init__(self, model: nn.Module, adapter: Any, tokenizer: Any, **options: Any) -> None:
+        """See TransformerBridge; `around` and the loaders of `HookedSAETransformer` are simpler."""
+        super().__init__(model, adapter, tokenizer, **options)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._attached: list[AttachedSAE] = []
+        join_resid_mid(self)
 
     @classmethod
     def around(cls, bridge: TransformerBridge) -> Self:
         """`bridge` itself, which henceforth takes SAEs."""
-        # The bridge has no constructor that takes what its makers make of a model.
+        # Its constructor would take the model apart a second time.
         bridge.__class__ = cls
         assert isinstance(bridge, cls)
-        bridge._attached = []
-        join_resid_mid(bridge)
+        bridge._begin()
         return bridge
 
     # attaching
