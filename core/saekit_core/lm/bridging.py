@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,30 @@ def build_bridge(
     The bridge takes its model apart and forces eager attention; the copy keeps `hf` as it is.
     (GPT-2's fused QKV gets split copies besides: that is the bridge's doing.)
     """
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformer_lens.model_bridge.sources import transformers as _  # noqa: F401 -- adds boot
-
     shared = {id(t): t for t in (*hf.parameters(), *hf.buffers())}
     twin = copy.deepcopy(hf, shared)
     paths = {module: path for path, module in twin.named_modules()}
+    with torch.no_grad():
+        bridge = boot_bridge(twin, tokenizer, name)
+    return SharedBridge(bridge=bridge, paths=paths)
+
+
+def boot_bridge(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
+) -> TransformerBridge:
+    """A bridge that takes `hf` as its own: modules are replaced, attention becomes eager."""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import transformers as _  # noqa: F401 -- adds boot
+
     tokenizer = copy.deepcopy(tokenizer)
     # Without it the bridge loads the tokenizer again by its name, which may need a network.
     tokenizer.init_kwargs["add_bos_token"] = True
     tokenizer.init_kwargs.setdefault("name_or_path", name)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bridge = TransformerBridge.boot_transformers(
-            name, hf_model=twin, tokenizer=tokenizer, device=hf.device, dtype=hf.dtype
+        return TransformerBridge.boot_transformers(
+            name, hf_model=hf, tokenizer=tokenizer, device=hf.device, dtype=hf.dtype
         )
-    return SharedBridge(bridge=bridge, paths=paths)
 
 
 def bridge_root(bridge: Any, tokens: Tensor, inputs: dict[str, Any]) -> PreTrainedModel:

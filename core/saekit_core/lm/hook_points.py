@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -85,12 +85,17 @@ class HookTable:
         """
         canonical = self.aliases.get(name)
         if canonical is None:
-            near = tuple(difflib.get_close_matches(name, self.aliases, n=3, cutoff=0.6))
             why = "never fires in this model" if name in self.silent else "does not exist"
-            hint = f"; near: {', '.join(near)}" if near else f"; for example {self._example()}"
-            raise UnknownHookPointError(f"hook point {name!r} {why}{hint}", near=near)
+            raise unknown_hook_point(name, self.names(), why)
         point = self.points[canonical]
         return HookPoint(name=name, canonical=canonical, depth=point.depth, shape=point.shape)
 
-    def _example(self) -> str:
-        return next((n for n in self.names() if n.endswith("hook_resid_pre")), self.names()[0])
+
+def unknown_hook_point(
+    name: str, names: Sequence[str], why: str = "does not exist"
+) -> UnknownHookPointError:
+    """The error for a name that is none of `names`, with the nearest of them."""
+    near = tuple(difflib.get_close_matches(name, names, n=3, cutoff=0.6))
+    example = next((n for n in names if n.endswith("hook_resid_pre")), names[0])
+    hint = f"near: {', '.join(near)}" if near else f"for example {example}"
+    return UnknownHookPointError(f"hook point {name!r} {why}; {hint}", near=near)

@@ -62,9 +62,14 @@ def _gate_threshold(weights: Weights, features: Columns) -> Tensor:
     return -weights["b_gate"][features]
 
 
-def _gated_magnitude(weights: Weights, p: Tensor, features: Columns) -> Tensor:
+def gated_pre_magnitude(weights: Weights, p: Tensor, features: Columns = ALL) -> Tensor:
+    """What a gated magnitude is the ReLU of: x̃(W_enc·e^r_mag) + b_mag, for p = x̃ W_enc."""
     # x̃(W·e^r) = (x̃W)·e^r, so that one product serves both paths.
-    return F.relu(p * weights["r_mag"][features].exp() + weights["b_mag"][features])
+    return p * weights["r_mag"][features].exp() + weights["b_mag"][features]
+
+
+def _gated_magnitude(weights: Weights, p: Tensor, features: Columns) -> Tensor:
+    return F.relu(gated_pre_magnitude(weights, p, features))
 
 
 RELU: Final = FeatureWise(_b_enc, _zero, _same, always_positive=True)

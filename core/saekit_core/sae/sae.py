@@ -66,6 +66,8 @@ class SAE(nn.Module):
     threshold: nn.Parameter
     W_skip: nn.Parameter
     sparsity: Tensor | None
+    use_error_term: bool = False
+    """Whether a splice keeps what this SAE fails to reconstruct, where it is not told."""
 
     def __init__(
         self, cfg: SAEConfig, state: Mapping[str, Tensor], sparsity: Tensor | None = None
@@ -319,16 +321,24 @@ class SAE(nn.Module):
             )
         if state is None:
             state = self._remembered_state(acts)
-        rows = self.architecture.decoder_rows(self.cfg, self.weights(), ALL)
-        y = self.finish_decode(F.linear(acts.to(self.dtype), rows.mT), state)
+        y = self.restore(self.reconstruct(acts), state)
         return y if state.head_shape is None else y.reshape(*y.shape[:-1], *state.head_shape)
+
+    def reconstruct(self, acts: Tensor) -> Tensor:
+        """acts W_dec + b_dec, ``[..., d_out]``: what `restore` makes a reconstruction of."""
+        rows = self.architecture.decoder_rows(self.cfg, self.weights(), ALL)
+        return self._add_bias(F.linear(acts.to(self.dtype), rows.mT))
 
     def finish_decode(self, y: Tensor, state: EncodeState) -> Tensor:
         """Reconstruction of a weighted sum of decoder rows, both ``[..., d_out]``, in y's dtype."""
-        weights = self.weights()
-        bias = self.architecture.decoder_bias(self.cfg, weights)
-        if bias is not None:
-            y = y + bias.to(y.dtype)
+        return self.restore(self._add_bias(y), state)
+
+    def _add_bias(self, y: Tensor) -> Tensor:
+        bias = self.architecture.decoder_bias(self.cfg, self.weights())
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def restore(self, y: Tensor, state: EncodeState) -> Tensor:
+        """y ``[..., d_out]`` with the normalisation undone and what the state carries added."""
         if state.predicted is not None:
             y = y + state.predicted.to(y.dtype)
         if self.cfg.normalize_activations == CONSTANT_SCALAR and state.scale is None:
@@ -336,13 +346,19 @@ class SAE(nn.Module):
             state = replace(state, scale=y.new_tensor(factor))
         y = denormalize(y, state)
         if state.x is not None:
-            W_skip = weights["W_skip"].to(y.dtype)
+            W_skip = self.weights()["W_skip"].to(y.dtype)
             y = y + F.linear(state.x.to(y.dtype), W_skip)
         return y
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode and decode; a pure function of x."""
-        return self.decode(*self.encode_with_state(x))
+        """Encode and decode; a pure function of x.
+
+        With `use_error_term` what an autoencoder fails to reconstruct is added, without a gradient.
+        """
+        y = self.decode(*self.encode_with_state(x))
+        if self.use_error_term and not self.architecture.transcodes:
+            return y + (x - y).detach()
+        return y
 
     def encode_features(self, x: Tensor, features: Tensor) -> tuple[Tensor, EncodeState]:
         """Activations of a few features per row, as the full `encode` gives them.

@@ -44,6 +44,13 @@ class Temporal:
 
         A position depends on itself and on earlier ones, so padding at the end changes nothing.
         """
+        p, predicted = self.pre_activations(cfg, weights, x_tilde)
+        return self.activate(cfg, p), predicted
+
+    def pre_activations(
+        self, cfg: SAEConfig, weights: Weights, x_tilde: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """λ·left·W_enc ``[..., P, d_sae]`` of the final rest, and what the context predicts."""
         W_dec = weights["W_dec"]
         encoder = W_dec.mT if cfg.tied_weights else weights["W_enc"]
         scale = 1 / (4 * cfg.d_in)
@@ -58,11 +65,16 @@ class Temporal:
             along = (direction * left).sum(dim=-1, keepdim=True) / norm.square()
             predicted = predicted + along * direction
             left = left - along * direction
-        acts = F.relu((left * scale) @ encoder)
-        if cfg.sae_diff_type == "topk" and cfg.kval_topk is not None:
-            values, indices = acts.topk(cfg.kval_topk, dim=-1, sorted=False)
-            acts = torch.zeros_like(acts).scatter(-1, indices, values)
-        return acts.view(*x_tilde.shape[:-1], cfg.d_sae), predicted.view(x_tilde.shape)
+        p = (left * scale) @ encoder
+        return p.view(*x_tilde.shape[:-1], cfg.d_sae), predicted.view(x_tilde.shape)
+
+    def activate(self, cfg: SAEConfig, p: Tensor) -> Tensor:
+        """Novel features of their pre-activations, both ``[..., d_sae]``."""
+        acts = F.relu(p)
+        if cfg.sae_diff_type != "topk" or cfg.kval_topk is None:
+            return acts
+        values, indices = acts.topk(cfg.kval_topk, dim=-1, sorted=False)
+        return torch.zeros_like(acts).scatter(-1, indices, values)
 
     def _attend(
         self, cfg: SAEConfig, weights: Weights, layer: str, z: Tensor, context: Tensor
