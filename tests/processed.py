@@ -8,6 +8,7 @@ from typing import Any
 
 from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.processing import CHANGED_BY
+from saekit_core.lm.resid_mid import join_resid_mid
 
 OPTIONS = tuple(CHANGED_BY)
 OLD_DEFAULTS = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
@@ -28,4 +29,5 @@ def processed_bridge(model: LanguageModel, *options: str) -> Any:
         bridge.enable_compatibility_mode(
             disable_warnings=True, **{option: option in options for option in OPTIONS}
         )
+    join_resid_mid(bridge)  # as TransformerLens had it where these options come from
     return bridge

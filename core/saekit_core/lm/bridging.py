@@ -33,11 +33,14 @@ def build_bridge(
     The bridge takes its model apart and forces eager attention; the copy keeps `hf` as it is.
     (GPT-2's fused QKV gets split copies besides: that is the bridge's doing.)
     """
+    from .resid_mid import join_resid_mid
+
     shared = {id(t): t for t in (*hf.parameters(), *hf.buffers())}
     twin = copy.deepcopy(hf, shared)
     paths = {module: path for path, module in twin.named_modules()}
     with torch.no_grad():
         bridge = boot_bridge(twin, tokenizer, name)
+    join_resid_mid(bridge)
     return SharedBridge(bridge=bridge, paths=paths)
 
 

@@ -48,6 +48,9 @@ class ModuleSite:
     side: Literal["in", "out"]
     columns: slice | None = None
     """The part of the last axis, where one module computes several (a fused QKV projection)."""
+    rejoins: str | None = None
+    """Path of the block past whose inside the same activations go on, to be added to its output:
+    so it is with ``hook_resid_mid``, which the module sees as the input of its norm alone."""
 
 
 class HookTable:

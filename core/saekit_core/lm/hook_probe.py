@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -116,7 +117,25 @@ def _match_sites(
         h = shown[0] if site.columns is None else shown[0][..., site.columns]
         if _same(h, seen[canonical]):
             sites[canonical] = site
-    return sites
+    return _rejoined(shared, sites)
+
+
+def _rejoined(shared: SharedBridge, sites: dict[str, ModuleSite]) -> dict[str, ModuleSite]:
+    """Sites at which an edit must reach the residual stream too, told so.
+
+    Those whose block's output is not a site are left to the bridge, which joins them itself.
+    """
+    rejoined = dict(sites)
+    for name, point in shared.bridge.hook_dict.items():
+        block, _, hook = name.rpartition(".")
+        if hook != "hook_resid_mid" or point.name not in sites:
+            continue
+        end = sites.get(f"{block}.hook_out")
+        if end is None:
+            del rejoined[point.name]
+        else:
+            rejoined[point.name] = replace(sites[point.name], rejoins=end.path)
+    return rejoined
 
 
 def _candidate(shared: SharedBridge, canonical: str) -> ModuleSite | None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
+
+from .taps import rejoined, widened
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -39,19 +40,10 @@ class _ResidMid(HookPoint):
     def __call__(self, h: Tensor) -> Tensor:
         new: Tensor = super().__call__(h)
         # One that was changed in place is the residual stream's own tensor.
-        self.change = None if new is h else new - h
+        self.change = None if new is h else widened(new) - h
         return new
 
 
 def _add_change(point: _ResidMid, _block: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
     change, point.change = point.change, None
-    if change is None:
-        return None
-    if isinstance(output, Tensor):
-        return _sum(output, change)
-    return (_sum(output[0], change), *output[1:])
-
-
-def _sum(h: Tensor, change: Tensor) -> Tensor:
-    wide = torch.promote_types(h.dtype, torch.float32)
-    return (h.to(wide) + change.to(h.device, wide)).to(h.dtype)
+    return None if change is None else rejoined(output, change)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from .errors import LMError
@@ -69,6 +70,10 @@ def tapped_modules(
             site = sites[point.canonical]
             module = model.get_submodule(site.path)
             edit = _site_editor(site, point, tap)
+            if site.rejoins is not None:
+                edit, join = _rejoining(edit)
+                # Sorted by depth, it runs before a tap that looks at the block's output.
+                handles.append(model.get_submodule(site.rejoins).register_forward_hook(join))
             if site.side == "in":
                 hook = _input_hook(edit, countdown)
                 handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -130,6 +135,34 @@ def _site_editor(site: ModuleSite, point: HookPoint, tap: Tap) -> Edit:
         return whole
 
     return edit
+
+
+def _rejoining(edit: Edit) -> tuple[Edit, Callable[..., Any]]:
+    """An edit inside a block, and a hook on the block that adds to its output what was changed."""
+    change: Tensor | None = None
+
+    def noting(h: Tensor) -> Tensor | None:
+        nonlocal change
+        new = edit(h)
+        change = None if new is None else widened(new) - h
+        return new
+
+    def join(_: nn.Module, __: Any, output: Any) -> Any:
+        return None if change is None else rejoined(output, change)
+
+    return noting, join
+
+
+def rejoined(output: Any, change: Tensor) -> Any:
+    """A block's output with what was changed inside of it, and went on past its inside, added."""
+    h = first_output(output)
+    joined = (widened(h) + change.to(h.device)).to(h.dtype)
+    return (joined, *output[1:]) if isinstance(output, tuple) else joined
+
+
+def widened(h: Tensor) -> Tensor:
+    """Activations in float32 at least, so that a small change is not lost in a sum."""
+    return h.to(torch.promote_types(h.dtype, torch.float32))
 
 
 def _input_hook(edit: Edit, countdown: _Countdown) -> Callable[..., Any]:

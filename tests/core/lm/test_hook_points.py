@@ -100,6 +100,31 @@ def test_every_replacement_changes_the_logits_as_run_with_hooks_does(
         assert relative(actual, expected.flatten(0, 1)) < 1e-5, canonical
 
 
+@pytest.mark.parametrize("through_the_bridge", [False, True])
+def test_an_edit_between_attention_and_mlp_reaches_the_residual_stream(
+    model: LanguageModel, through_the_bridge: bool
+) -> None:
+    """resid_mid = resid_pre + attn_out, so a shift of one is a shift of the other."""
+    shift = torch.linspace(-1, 1, model.d_model) * 3
+    last = torch.arange(TOKENS.numel())
+    seen: dict[str, list[Tensor]] = {"hook_resid_mid": [], "hook_attn_out": []}
+    logits = {}
+    for name, kept in seen.items():
+        taps = {
+            model.hook_point(f"blocks.1.{name}"): lambda h: h + shift,
+            model.hook_point("blocks.1.hook_resid_post"): kept.append,
+        }
+        if through_the_bridge:
+            taps[model.hook_point("blocks.1.attn.hook_pattern")] = lambda _: None
+        logits[name] = model.forward(TOKENS, taps=taps, logits_at=last)
+    mid, out = seen.values()
+    torch.testing.assert_close(mid[0], out[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*logits.values(), rtol=1e-4, atol=1e-4)
+    clean = model.forward(TOKENS, taps={}, logits_at=last)
+    assert clean is not None
+    assert not torch.allclose(logits["hook_resid_mid"], clean, atol=1e-2)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["blocks.1.attn.hook_attn_scores", "blocks.1.ln2.hook_normalized"])
 def test_a_replacement_inside_a_module_goes_through_the_bridge(
     llama: LanguageModel, name: str
