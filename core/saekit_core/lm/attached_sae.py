@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,11 +56,11 @@ class AttachedSAE:
         writes: HookPoint,
         *,
         use_error_term: bool,
-        excluded: Tensor | None,
+        excluded: Sequence[int],
     ) -> None:
         """
         Args:
-            excluded: ids ``[n]`` of tokens at whose positions h stays as it is.
+            excluded: ids of tokens at whose positions h stays as it is.
         """
         self.sae = sae
         self.hook_name = str(sae.cfg.metadata.hook_name)
@@ -67,7 +68,7 @@ class AttachedSAE:
         self.writes = writes
         self.paused = False
         self._use_error_term = use_error_term
-        self._excluded = excluded
+        self._excluded = torch.tensor(excluded) if excluded else None
         self._head = sae.cfg.metadata.hook_head_index
         self.name_out = sae.cfg.metadata.hook_name_out or self.hook_name
         self.hook_points: dict[str, HookPoint] = {}

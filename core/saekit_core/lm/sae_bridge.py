@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-import torch
 from torch import nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
@@ -161,7 +160,7 @@ class SAEBridge(TransformerBridge):
             reads,
             self._point(metadata.hook_name_out) if metadata.hook_name_out else reads,
             use_error_term=sae.use_error_term if use_error_term is None else use_error_term,
-            excluded=self._excluded(exclude_special_tokens),
+            excluded=self._ids(exclude_special_tokens),
         )
         self.check_hooks_to_add(reads, attached.hook_name, attached.attach)
         self.check_hooks_to_add(attached.writes, attached.name_out, attached.attach)
@@ -175,17 +174,12 @@ class SAEBridge(TransformerBridge):
             raise unknown_hook_point(name, list(points))
         return points[name]
 
-    def _excluded(self, which: bool | Sequence[int]) -> torch.Tensor | None:
-        if which is False:
-            return None
-        if which is True:
-            if self.tokenizer is None:
-                raise LMError(
-                    "the model has no tokenizer that knows special tokens; give their ids",
-                    field="exclude_special_tokens",
-                )
-            which = structural_token_ids(self.tokenizer)
-        return torch.tensor([int(token) for token in which], dtype=torch.long)
+    def _ids(self, excluded: bool | Sequence[int]) -> Sequence[int]:
+        if excluded is not True:
+            return excluded or ()
+        if self.tokenizer is None:
+            raise LMError("no tokenizer knows the special tokens", field="exclude_special_tokens")
+        return structural_token_ids(self.tokenizer)
 
     def _in_the_way(self, new: AttachedSAE) -> list[AttachedSAE]:
         return [old for old in self._attached if old.reads is new.reads or old.writes is new.writes]
