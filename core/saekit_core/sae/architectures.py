@@ -35,7 +35,7 @@ from saekit_core.sae.feature_wise import GATED, JUMPRELU, RELU, FeatureWise
 from saekit_core.sae.matching_pursuit import MatchingPursuit
 from saekit_core.sae.temporal import Temporal
 from saekit_core.sae.top_k import TopK
-from saekit_core.sae.weights import ALL, Columns, Shapes, Weights
+from saekit_core.sae.weights import ALL, Columns, Shapes, Weights, decoder_norms
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Architecture:
         rows = weights["W_dec"][features]
         if not cfg.rescale_acts_by_decoder_norm:
             return rows
-        norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-        return rows / torch.where(norms > 0, norms, 1.0)
+        norms = decoder_norms(weights, features)[..., None]
+        return (rows / torch.where(norms > 0, norms, 1.0)).to(rows.dtype)
 
     def decoder_bias(self, cfg: SAEConfig, weights: Weights) -> Tensor | None:
         """What decode adds to a sum of decoder rows, ``[d_out]``; None for nothing.

@@ -25,7 +25,9 @@ class TopK:
 
     def values(self, cfg: SAEConfig, weights: Weights, p: Tensor) -> Tensor:
         """What a feature's activation is if it is kept, ``[..., d_sae]`` (before a ReLU)."""
-        return p * decoder_norms(weights) if cfg.rescale_acts_by_decoder_norm else p
+        if not cfg.rescale_acts_by_decoder_norm:
+            return p
+        return (p * decoder_norms(weights)).to(p.dtype)
 
     def rank(self, values: Tensor) -> Tensor:
         """What decides which are kept; the k largest are, if positive."""

@@ -17,6 +17,8 @@ ALL: Final = slice(None)
 
 
 def decoder_norms(weights: Weights, features: Columns = ALL) -> Tensor:
-    """‖W_dec‖ of each row."""
-    norms: Tensor = torch.linalg.vector_norm(weights["W_dec"][features], dim=-1)
+    """‖W_dec‖ of each row, in float32 for 16-bit weights, whose norms are no 16-bit numbers."""
+    rows = weights["W_dec"][features]
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=wide)
     return norms
