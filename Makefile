@@ -9,9 +9,13 @@ BIN := $(VENV)/bin
 PINS := $(VENV)/constraints.txt
 DEMO_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
+# The other environment of `make parity`; PARITY_PYTHON names one that has sae-lens already.
+PARITY_VENV := .venv-parity
+PARITY_READY := $(PARITY_VENV)/.ready
+PARITY_PYTHON ?= $(PARITY_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench protos directory default-model clean
+.PHONY: help demo serve test lint bench parity protos directory default-model clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,6 +52,17 @@ lint: $(DEV_READY)  ## Style, types, and whether generated code is fresh
 bench: $(DEMO_READY)  ## Measure, side by side (a few minutes)
 	$(BIN)/python -m benchmarks.encode
 
+$(PARITY_READY):
+	test -x $(PARITY_VENV)/bin/python || $(PYTHON) -m venv $(PARITY_VENV)
+	$(PARITY_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	@echo "installing $(TORCH) and sae-lens into $(PARITY_VENV); this takes a few minutes"
+	$(PARITY_VENV)/bin/python -m pip install --quiet $(TORCH)
+	$(PARITY_VENV)/bin/python -m pip install --quiet "sae-lens==6.54.*" "transformer-lens<4"
+	touch $@
+
+parity: $(DEV_READY) $(if $(filter $(PARITY_VENV)/%,$(PARITY_PYTHON)),$(PARITY_READY))  ## Hold saekit to sae-lens, both ways (docs/compatibility.md)
+	$(BIN)/python -m tests.parity --peer $(PARITY_PYTHON) $(ARGS)
+
 protos: $(DEV_READY)  ## Regenerate the Python of the .proto files
 	scripts/protos
 
@@ -60,4 +75,4 @@ default-model: $(DEMO_READY)  ## Train the embedded model and its SAEs: make def
 	$(BIN)/python -m saekit_trainer.default_model.saes --text "$(TEXT)"
 
 clean:  ## Remove the environment and everything that was made
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PARITY_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
