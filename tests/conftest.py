@@ -9,5 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hypothesis import settings
 
-settings.register_profile("saekit", deadline=None, print_blob=True)
-settings.load_profile("saekit")
+# The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones, and longer.
+settings.register_profile("saekit", deadline=None, print_blob=True, derandomize=True)
+settings.register_profile("explore", deadline=None, print_blob=True, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "saekit"))

@@ -18,7 +18,6 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from rich.console import Console
-
 from tests.parity.peer import HERE, Peer
 from tests.parity.report import Section, write
 

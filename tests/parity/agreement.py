@@ -4,11 +4,12 @@
 mean square of that over its rows, or a third of the worst row if that is more. (The largest element
 would not do: neighbouring bfloat16 numbers are up to 1/128 apart.)
 
-**Active features** are the same, ties aside. A feature may be active on one side only where rounding
-decides: its distance from the boundary (0, a threshold, the k-th value), in float64, is at most half
-a unit in the last place of what its pre-activation can at most be, ``eps/2 · (‖x̃‖‖w‖ + |b|)``. A
-pursuit chooses one feature after the other, so there a row may differ as a whole where two scores,
-or the residual and its threshold, come that close at some step. Ties are counted and bounded.
+**Active features** are the same, ties aside. A feature may be active on one side only where
+rounding decides: its distance from the boundary (0, a threshold, the k-th value), in float64, is at
+most half a unit in the last place of what its pre-activation can at most be,
+``eps/2 · (‖x̃‖‖w‖ + |b|)``. A pursuit chooses one feature after the other, so there a row may differ
+as a whole where two scores, or the residual and its threshold, come that close at some step. Ties
+are counted and bounded.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ TOLERANCE: Final = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 WORST_ROW: Final = 3
 """A row may be off by this many times the tolerance."""
 MOST_TIES: Final = 0.01
-"""Share of a cell's feature activations that rounding may decide, at most (or two: one exchange)."""
+"""Share of a cell's features that rounding may decide, at most (or two of them: one exchange)."""
 MOST_PURSUIT_TIES: Final = 0.75
-"""Share of rows whose pursuit rounding may decide, at most: in 16 bits most long ones meet a tie."""
+"""Share of pursuits that rounding may decide, at most: in 16 bits most long ones meet a tie."""
 
 
 @dataclass(frozen=True)

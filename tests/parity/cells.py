@@ -137,9 +137,7 @@ def grid(sizes: Sizes, *, every_option: bool = True) -> list[Cell]:
     return cells
 
 
-def trained_grid(
-    sizes: Sizes, *, normalizations: tuple[str, ...] = NORMALIZATIONS
-) -> list[Cell]:
+def trained_grid(sizes: Sizes, *, normalizations: tuple[str, ...] = NORMALIZATIONS) -> list[Cell]:
     """What sae-lens' training SAEs save."""
     settings: Any = {"every_option": True, "normalizations": normalizations, "trained": True}
     return [
@@ -178,7 +176,7 @@ def _cells(
             if "transcoder" in kind:
                 metadata["hook_name_out"] = "blocks.1.hook_mlp_out"
             cfg = {
-                "architecture": kind.split()[0],
+                "architecture": kind.split(maxsplit=1)[0],
                 "d_in": sizes.d_in,
                 "d_sae": sizes.d_sae,
                 "dtype": dtype,

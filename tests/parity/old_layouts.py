@@ -49,7 +49,7 @@ class OldFolder:
 
     def weights(self) -> dict[str, Tensor]:
         shapes = {"W_enc": (D_IN, D_SAE), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
-        shapes |= {name: (D_SAE,) for name in self.extra}
+        shapes |= dict.fromkeys(self.extra, (D_SAE,))
         dtype = getattr(torch, self.dtype)
         weights = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
         fill(weights.items(), self.tensors, "")

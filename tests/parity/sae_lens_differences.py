@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from exchange import fill
-from safetensors.torch import load_file, save_file
 from sae_lens import SAE
+from safetensors.torch import load_file, save_file
 
 BASE = {"d_in": 8, "d_sae": 24, "dtype": "float32", "device": "cpu"}
 CASES: dict[str, Callable[[Path], object]] = {}

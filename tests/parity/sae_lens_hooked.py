@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from sae_lens import SAE, HookedSAETransformer
+from safetensors.torch import save_file
 from transformer_lens import HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import (
     convert_gpt2_weights,
@@ -106,7 +106,7 @@ def differences(folder: Path) -> dict[str, str]:
     sae = SAE.load_from_disk(folder / "saes" / "gpt2.resid")
     fired = []
     point = model.hook_dict["blocks.1.hook_resid_pre"]
-    point.add_hook(lambda tensor, hook: fired.append(hook.name), is_permanent=True)
+    point.add_hook(lambda _, hook: fired.append(hook.name), is_permanent=True)
     model.add_sae(sae)
     model.reset_saes()
     model(tokens)

@@ -6,17 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.parity.hooked import (
-    GOLDEN,
-    TOLERANCE,
-    Case,
-    answer,
-    at_golden_positions,
-    build_models,
-    compare,
-    golden_cases,
-    seeded,
-)
+from tests.parity.hooked import GOLDEN, at_golden_positions, golden_cases, seeded
+from tests.parity.runs import TOLERANCE, Case, answer, build_models, compare
 from torch import Tensor
 
 
