@@ -1,11 +1,7 @@
 """The peer's side of the evaluations: what sae-lens' `run_evals` says, and its store's tokens.
 
-Runs where sae-lens (with transformer-lens < 4) is installed, on what `tests.trainer.eval_cases`
-wrote, and completes the golden file that `tests/trainer/test_sae_lens_figures.py` reads::
-
-    python -m tests.trainer.eval_cases FOLDER                    # here
-    python tests/parity/sae_lens_evals.py FOLDER                 # there
-    cp FOLDER/figures.json tests/trainer/golden/sae_lens_evals.json
+``python sae_lens_evals.py FOLDER`` reads what `tests.trainer.eval_cases` wrote there, and writes
+``figures.json``.
 """
 
 from __future__ import annotations

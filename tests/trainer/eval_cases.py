@@ -32,6 +32,30 @@ STORES: Final[dict[str, dict[str, Any]]] = {
 """Options of `ActivationsStore.from_sae` that decide which tokens come."""
 
 
+THEIR_NAMES: Final = {
+    "l0": "l0",
+    "l1": "l1",
+    "explained_variance": "explained_variance",
+    "mse": "mse",
+    "cosine_similarity": "cossim",
+    "l2_ratio": "l2_ratio",
+    "relative_reconstruction_bias": "relative_reconstruction_bias",
+    "ce_loss_clean": "ce_loss_without_sae",
+    "ce_loss_sae": "ce_loss_with_sae",
+    "ce_loss_zero": "ce_loss_with_ablation",
+    "ce_loss_score": "ce_loss_score",
+    "kl_sae": "kl_div_with_sae",
+    "kl_zero": "kl_div_with_ablation",
+    "kl_score": "kl_div_score",
+}
+"""Our figure → theirs."""
+TOLERANCE: Final = {
+    **dict.fromkeys(THEIR_NAMES, 2e-5),
+    **{"ce_loss_score": 1e-3, "kl_score": 1e-3, "kl_sae": 1e-4, "kl_zero": 1e-4},
+}
+"""Relative, per figure of ours; where a score divides small differences, it is off by more."""
+
+
 def eval_saes() -> dict[str, SAE]:
     """SAEs by name, at hook points of all kinds."""
     return {
