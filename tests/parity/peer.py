@@ -38,7 +38,8 @@ class Peer:
 
     def _call(self, *arguments: str) -> str:
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        env |= {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        # sae-lens writes some keys in the order of a set.
+        env |= {"PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
             [self._python, *arguments], capture_output=True, text=True, env=env, check=False
         )
