@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from saekit_core.lm.hooked import HookedSAETransformer
 from tests.models import build_gpt2, build_llama
 from tests.parity.exchange import fill
 from torch import Tensor
 
+from saekit_core.lm.hooked import HookedSAETransformer
 from saekit_core.sae import SAE, SAEConfig
 
 TOLERANCE: Final = 1e-4
