@@ -34,7 +34,8 @@ four, with and without `b_dec` at the input and with and without heads (`hook_z`
 largest of the relative errors of encode, decode and forward, which may be {TOLERANCE["float32"]:g}
 in float32 and {TOLERANCE["float16"]:g} in 16 bits; `=` is equal bit for bit. The sets of active
 features are the same but for ties, where rounding decides
-([agreement.py](../tests/parity/agreement.py))."""
+([agreement.py](../tests/parity/agreement.py)). What sae-lens cannot do is marked `not there`, and
+held to the formula in float64 instead."""
 
 
 def run(peer: Peer, folder: Path) -> list[Section]:
