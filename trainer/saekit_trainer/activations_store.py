@@ -1,9 +1,9 @@
-"""`ActivationsStore`: a language model's activations at one hook point, in random order."""
+"""`ActivationsStore`: a language model's activations at hook points, in random order."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saekit_core.lm.hook_points import HookPoint
+from saekit_core.lm.hook_points import HookPoint, Tap
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.sae import SAE
-from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.contexts import ContextFormat, ContextSource, open_contexts
 from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.mixing_buffer import MixingBuffer
+from saekit_trainer.run_config import RunConfig
 from saekit_trainer.self_text import SelfTextContexts
 
 
@@ -45,17 +45,27 @@ class ActivationsStore:
 
     Attributes:
         model: the language model.
-        hook: where the activations are read; the model stops there.
+        hook: where the activations are read, or the first such place.
+        hooks: all of them; the model stops at the deepest.
         source: where the tokens come from; read again from its start when it ends.
         config: sizes.
         passes: how often the source has been begun.
     """
 
     def __init__(
-        self, model: LanguageModel, hook: HookPoint, source: ContextSource, config: StoreConfig
+        self,
+        model: LanguageModel,
+        hook: HookPoint | Sequence[HookPoint],
+        source: ContextSource,
+        config: StoreConfig,
     ) -> None:
+        """
+        Args:
+            hook: one place to read, or several, whose activations then lie side by side.
+        """
         self.model = model
-        self.hook = hook
+        self.hooks = (hook,) if isinstance(hook, HookPoint) else tuple(hook)
+        self.hook = self.hooks[0]
         self.source = source
         self.config = config
         self.passes = 0
@@ -67,8 +77,8 @@ class ActivationsStore:
     def from_config(
         cls,
         model: LanguageModel,
-        cfg: LanguageModelSAERunnerConfig,
-        hook: HookPoint,
+        cfg: RunConfig,
+        hook: HookPoint | Sequence[HookPoint],
         dataset: Any = None,
     ) -> ActivationsStore:
         """The store of a training run; `dataset` (see `open_contexts`) overrides the config's.
@@ -184,16 +194,28 @@ class ActivationsStore:
     def get_activations(self, tokens: Tensor) -> Tensor:
         """The model's activations at the hook point, ``[prompts, context, d_in]``, heads flattened.
 
+        Those of several hook points lie side by side, in the order of `hooks`; see `columns`.
+
         Args:
             tokens: int64 ``[prompts, context]``.
         """
-        seen: list[Tensor] = []
+        seen: dict[HookPoint, Tensor] = {}
 
-        def keep(h: Tensor) -> None:
-            seen.append(h.flatten(2))
+        def reader(hook: HookPoint) -> Tap:
+            def read(h: Tensor) -> None:
+                seen[hook] = h.flatten(2)
 
-        self.model.forward(tokens, taps={self.hook: keep})
-        return seen[0]
+            return read
+
+        self.model.forward(tokens, taps={hook: reader(hook) for hook in self.hooks})
+        if len(self.hooks) == 1:
+            return seen[self.hook]
+        return torch.cat([seen[hook] for hook in self.hooks], dim=2)
+
+    def columns(self, hook: HookPoint) -> slice:
+        """Where the activations of one of `hooks` lie in the last axis."""
+        start = sum(other.d for other in self.hooks[: self.hooks.index(hook)])
+        return slice(start, start + hook.d)
 
     def next_batch(self) -> Tensor:
         """Activations ``[train_batch_size_tokens, d_in]`` of tokens from many contexts.
@@ -248,7 +270,7 @@ class ActivationsStore:
         return MixingBuffer(
             self._activation_rows(first),
             capacity=max(wanted, 2 * self.config.train_batch_size_tokens),
-            d_in=self.hook.d,
+            d_in=sum(hook.d for hook in self.hooks),
             dtype=self.config.dtype,
             device=self.model.device,
             seed=self.config.seed,
