@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from saekit_trainer.schedules import warm_up
 
 # Arrays [rows, d_sae] of a block stay in cache, and below the size from which the C allocator asks
 # the system for fresh pages each time: a third faster on a CPU than whole batches.
-_BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 8 * 2**20
+SMALLEST_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,10 @@ class SAETrainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on besides its batch and `config`."""
+        """Everything that the next step depends on besides its batch and `config`.
+
+        The tensors are those in use: save them before the next step, which changes them.
+        """
         return {
             "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -138,7 +143,8 @@ class SAETrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken, bit for bit."""
         self.sae.load_state_dict(state["sae"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # The optimizer would otherwise go on with the very tensors of `state`.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.activity.load_state_dict(state["activity"])
         self.step, self.tokens = state["step"], state["tokens"]
 
@@ -181,7 +187,8 @@ class SAETrainer:
         """How many rows to work on at a time."""
         if x.device.type != "cpu":
             return len(x)
-        return max(_BLOCK_BYTES // (self.sae.config.d_sae * x.element_size()), 256)
+        wanted = BLOCK_BYTES // (self.sae.config.d_sae * x.element_size())
+        return max(wanted, SMALLEST_BLOCK)
 
 
 def _blocks(n: int, size: int) -> list[tuple[int, int]]:

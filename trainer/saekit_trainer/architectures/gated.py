@@ -52,4 +52,5 @@ class GatedSAE(TrainingSAE):
 
     def saved_state(self) -> dict[str, Tensor]:
         state = super().saved_state()
-        return {**state, "b_gate": state.pop("b_enc")}
+        state["b_gate"] = state.pop("b_enc")
+        return state

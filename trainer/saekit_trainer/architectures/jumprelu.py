@@ -60,7 +60,8 @@ class JumpReLUSAE(TrainingSAE):
 
     def saved_state(self) -> dict[str, Tensor]:
         state = super().saved_state()
-        return {**state, "threshold": state.pop("log_threshold").exp()}
+        state["threshold"] = state.pop("log_threshold").exp()
+        return state
 
     def _penalty(self, acts: Tensor, l0: Tensor) -> Tensor:
         config = self.config
