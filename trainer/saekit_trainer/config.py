@@ -54,8 +54,9 @@ class LanguageModelSAERunnerConfig(RunConfig):
     """Where the decoder bias starts."""
     normalize_sae_decoder: bool | None = None
     """Keep decoder rows unit vectors (and their gradients orthogonal to them)."""
-    decoder_init_norm: float = 0.1
-    """Norm of decoder rows before the first step, where they are not kept at 1."""
+    decoder_init_norm: float = 0.3
+    """Norm of decoder rows before the first step, where they are not kept at 1, and of the encoder
+    columns that begin as their transpose."""
 
     l1_coefficient: float | None = None
     """Weight λ of the sparsity loss: of L1 (standard, gated, transcoders) or of L0 (jumprelu

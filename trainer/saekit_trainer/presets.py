@@ -35,6 +35,11 @@ def _l1(d: int) -> float:
     return 0.2 * float(d**0.5)
 
 
+# Here it shifts gates alone, and costs no reconstruction.
+def _l1_of_gates(d: int) -> float:
+    return 0.4 * float(d**0.5)
+
+
 # A feature pays when it lowers the squared error by λ, and squared errors grow with d_in.
 def _l0(d: int) -> float:
     return 0.02 * d
@@ -59,7 +64,9 @@ class Preset:
 
 PRESETS: Final[Mapping[str, Preset]] = {
     "standard": Preset(_L1 | _REVIVAL | {"lp_norm"}, _l1, 0.1),
-    "gated": Preset(_L1 | _REVIVAL, _l1, 0.1),
+    # With free decoder rows the magnitudes take over what the L1 penalty shrinks rows by, and gates
+    # all stay open.
+    "gated": Preset(_L1 | _REVIVAL, _l1_of_gates, 0.1, normalize_sae_decoder=True),
     "topk": Preset(_TOPK | _REVIVAL, normalize_sae_decoder=True),
     "abstopk": Preset(_TOPK | _REVIVAL, normalize_sae_decoder=True),
     "jumprelu": Preset(_JUMPRELU | _REVIVAL, _l0, 0.5),

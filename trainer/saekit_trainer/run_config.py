@@ -178,6 +178,7 @@ class RunConfig:
         Raises:
             ConfigError: a flat field says something else.
         """
+        refuse_unknown(values, self.field_names())
         for name, value in values.items():
             default = type(self).__dataclass_fields__[name].default
             flat = getattr(self, name)

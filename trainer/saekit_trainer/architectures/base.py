@@ -58,9 +58,11 @@ class TrainingSAE(nn.Module, ABC):
         generator: torch.Generator | None = None,
         b_dec: Tensor | None = None,
     ) -> None:
-        """Random decoder directions, and the encoder their transpose.
+        """Random decoder directions, and the encoder their transpose, scaled.
 
-        A transcoder, whose two sides are different spaces, draws other ones for its encoder.
+        A transcoder, whose two sides are different spaces, draws other ones for its encoder. A
+        short encoder begins with weak features, of which none is needed yet: measured, several
+        points of explained variance come earlier than with one of unit columns.
 
         Args:
             config: sizes and losses.
@@ -69,13 +71,12 @@ class TrainingSAE(nn.Module, ABC):
         """
         super().__init__()
         self.config = config
-        norm = 1.0 if config.normalize_sae_decoder else config.decoder_init_norm
-        rows = norm * _directions(config.d_sae, config.target_width, config.dtype, generator)
-        columns = rows.clone()
+        rows = columns = _directions(config.d_sae, config.target_width, config.dtype, generator)
         if config.transcodes:
-            columns = norm * _directions(config.d_sae, config.d_in, config.dtype, generator)
-        self.W_dec = nn.Parameter(rows)
-        self.W_enc = nn.Parameter(columns.T)
+            columns = _directions(config.d_sae, config.d_in, config.dtype, generator)
+        norm = 1.0 if config.normalize_sae_decoder else config.decoder_init_norm
+        self.W_dec = nn.Parameter(norm * rows)
+        self.W_enc = nn.Parameter((config.decoder_init_norm * columns).T)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=config.dtype))
         start = torch.zeros(config.target_width) if b_dec is None else b_dec
         self.b_dec = nn.Parameter(start.to(config.dtype, copy=True))

@@ -64,8 +64,8 @@ class TrainingSAEConfig:
     mse_reduction: MseReduction = "sum"
     normalize_sae_decoder: bool = False
     """Keep decoder rows unit vectors."""
-    decoder_init_norm: float = 0.1
-    """Norm of decoder rows before the first step, where they are not kept at 1."""
+    decoder_init_norm: float = 0.3
+    """Norm of encoder columns before the first step, and of decoder rows unless kept at 1."""
     apply_b_dec_to_input: bool = True
     dtype: torch.dtype = torch.float32
 
