@@ -37,6 +37,8 @@ class StoreConfig:
     """Whether `next_batch` leaves out activations at special tokens."""
     dtype: torch.dtype = torch.float32
     """Of the buffer."""
+    autocast: bool = False
+    """Whether the model's matrix products are done in bfloat16."""
     seed: int = 42
 
 
@@ -118,6 +120,7 @@ class ActivationsStore:
             eval_contexts=cfg.eval_contexts,
             exclude_special_tokens=cfg.exclude_special_tokens,
             dtype=getattr(torch, cfg.dtype),
+            autocast=cfg.autocast_lm,
             seed=cfg.seed,
         )
         return cls(model, hook, source, config)
@@ -207,7 +210,10 @@ class ActivationsStore:
 
             return read
 
-        self.model.forward(tokens, taps={hook: reader(hook) for hook in self.hooks})
+        with torch.autocast(
+            self.model.device.type, dtype=torch.bfloat16, enabled=self.config.autocast
+        ):
+            self.model.forward(tokens, taps={hook: reader(hook) for hook in self.hooks})
         if len(self.hooks) == 1:
             return seen[self.hook]
         return torch.cat([seen[hook] for hook in self.hooks], dim=2)

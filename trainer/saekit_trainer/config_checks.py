@@ -247,8 +247,8 @@ def _fits(value: object, hint: Any) -> bool:
         return value in arguments
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict)
+    if origin is not None:
+        return isinstance(value, origin)
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
@@ -262,6 +262,6 @@ def _expected(hint: Any) -> str:
         return f"one of {', '.join(arguments)}"
     if origin is tuple:
         return "a list of whole numbers"
-    if origin is dict:
+    if origin is not None:
         return "a table"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
