@@ -6,11 +6,16 @@ import dataclasses
 from typing import Any
 
 import pytest
+import torch
 
 import saekit_trainer
+from saekit_trainer import nested_config
+from saekit_trainer.architectures import new_training_sae
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.errors import ConfigError
+from saekit_trainer.nested_config import SAESettings
 from saekit_trainer.plan import optimization_config, sae_config
+from saekit_trainer.presets import PRESETS, SOME_ARCHITECTURES_ONLY, TRANSCODERS
 
 
 @pytest.mark.parametrize(
@@ -19,16 +24,52 @@ from saekit_trainer.plan import optimization_config, sae_config
         ({"l1_coeficient": 1.0}, "l1_coeficient", "did you mean l1_coefficient"),
         ({"arhitecture": "topk"}, "arhitecture", "did you mean architecture"),
         ({"zzz": 1}, "zzz", "no such parameter"),
-        ({"wandb_project": "x"}, "wandb_project", "not supported yet"),
-        ({"log_to_wandb": True}, "log_to_wandb", "not supported yet"),
-        ({"use_ghost_grads": True}, "use_ghost_grads", "not supported yet"),
-        ({"n_checkpoints": 5}, "n_checkpoints", "not supported yet"),
-        ({"architecture": "gated"}, "architecture", "not supported yet"),
+        ({"seqpos_slice": (1,)}, "seqpos_slice", "leave it out .every position"),
+        ({"n_checkpoints": 5}, "n_checkpoints", "checkpoint_path names no folder"),
         ({"architecture": "topkk"}, "architecture", "did you mean topk"),
-        ({"architecture": "standard", "activation_fn": "topk"}, "activation_fn", "contradicts"),
+        ({"architecture": "temporal"}, "architecture", "unknown"),
+        ({"architecture": "gated", "activation_fn": "topk"}, "activation_fn", "contradicts"),
+        ({"architecture": "topk", "activation_fn": "relu"}, "activation_fn", "contradicts"),
+        ({"activation_fn": "tanh-relu"}, "activation_fn", "relu, topk"),
         ({"activation_fn_kwargs": {"kk": 3}}, "activation_fn_kwargs", "expected k"),
         ({"k": 3, "activation_fn_kwargs": {"k": 4}}, "k", "contradicts"),
         ({"architecture": "jumprelu", "k": 3}, "k", "no meaning"),
+        ({"architecture": "topk", "k": 2.5}, "k", "whole number"),
+        ({"architecture": "matching_pursuit", "use_ghost_grads": True}, "use_ghost_grads", "no m"),
+        (
+            {"architecture": "matching_pursuit", "normalize_sae_decoder": False},
+            "normalize_sae_decoder",
+            "unit decoder rows",
+        ),
+        ({"architecture": "batchtopk", "topk_threshold_lr": 0.0}, "topk_threshold_lr", "0 < lr"),
+        ({"architecture": "jumprelu", "target_l0": 30}, "target_l0", "only with"),
+        (
+            {"architecture": "matryoshka_batchtopk", "matryoshka_widths": [8, 4]},
+            "matryoshka_widths",
+            "ascending",
+        ),
+        (
+            {"architecture": "matryoshka_batchtopk", "matryoshka_widths": ["a"]},
+            "matryoshka_widths",
+            "whole numbers",
+        ),
+        ({"architecture": "transcoder"}, "hook_name_out", "missing"),
+        ({"architecture": "topk", "hook_name_out": "x"}, "hook_name_out", "no meaning"),
+        (
+            {"architecture": "transcoder", "hook_name_out": "x", "apply_b_dec_to_input": True},
+            "apply_b_dec_to_input",
+            "belongs to its output",
+        ),
+        (
+            {
+                "architecture": "skip_transcoder",
+                "hook_name_out": "x",
+                "normalize_activations": "layer_norm",
+            },
+            "normalize_activations",
+            "not supported for",
+        ),
+        ({"hook_name": "blocks.{layer}.hook_resid_pre"}, "hook_layer", "missing"),
         ({"architecture": "topk", "l1_coefficient": 1.0}, "l1_coefficient", "no meaning"),
         ({"architecture": "standard", "jumprelu_bandwidth": 0.5}, "jumprelu_bandwidth", "no mean"),
         ({"hook_name": "blocks.2.hook_resid_pre", "hook_layer": 3}, "hook_layer", "contradicts"),
@@ -66,6 +107,7 @@ def test_classic_flat_names_mean_what_they_say() -> None:
         architecture="standard",
         d_sae=768 * 8,
         activation_fn="relu",
+        use_ghost_grads=True,
         lr=4e-4,
         l1_coefficient=2.0,
         lp_norm=1.5,
@@ -81,6 +123,7 @@ def test_classic_flat_names_mean_what_they_say() -> None:
     )
     sae = sae_config(cfg, 768)
     assert (sae.d_sae, sae.sparsity_coefficient, sae.lp_norm) == (6144, 2.0, 1.5)
+    assert sae.use_ghost_grads
     optimization = optimization_config(cfg, sae, 10_000)
     assert optimization.schedule.peak == 4e-4
     assert optimization.schedule.warm_up_steps == 500
@@ -124,6 +167,125 @@ def test_configurations_are_values() -> None:
     assert dataclasses.replace(cfg, lr=2e-3).lr == 2e-3
     with pytest.raises(dataclasses.FrozenInstanceError):
         cfg.lr = 3.0  # type: ignore[misc]
+
+
+def test_without_an_architecture_the_rest_says_which() -> None:
+    for values, architecture in (
+        ({}, "topk"),
+        ({"activation_fn": "topk"}, "topk"),
+        ({"architecture": "standard", "activation_fn": "topk"}, "topk"),
+        ({"activation_fn": "relu"}, "standard"),
+        ({"l1_coefficient": 3.0}, "standard"),
+        ({"architecture": "jumprelu", "l1_coefficient": 3.0}, "jumprelu"),
+    ):
+        assert LanguageModelSAERunnerConfig(**values).architecture == architecture
+
+
+@pytest.mark.parametrize("architecture", sorted(PRESETS))
+def test_an_architecture_is_enough_to_begin_with(architecture: str) -> None:
+    transcodes = architecture in TRANSCODERS
+    cfg = LanguageModelSAERunnerConfig(
+        architecture=architecture, hook_name_out="blocks.1.hook_mlp_out" if transcodes else None
+    )
+    sae = sae_config(cfg, 64, 48 if transcodes else None)
+    assert new_training_sae(sae).W_dec.shape == (1024, 48 if transcodes else 64)
+    assert optimization_config(cfg, sae).schedule.peak == 3e-3
+    assert sae.apply_b_dec_to_input is not transcodes
+    assert sae.k == (32 if "topk" in architecture else 0)
+
+
+def test_matryoshka_widths_end_with_all_features() -> None:
+    for given, expected in ((None, (4, 8, 16, 32, 64)), ([10], (10, 64)), ([10, 64], (10, 64))):
+        cfg = LanguageModelSAERunnerConfig(
+            architecture="matryoshka_batchtopk", matryoshka_widths=given, d_sae=64
+        )
+        assert sae_config(cfg, 16).matryoshka_widths == expected
+    with pytest.raises(ConfigError, match="more than d_sae=9"):
+        sae_config(dataclasses.replace(cfg, d_sae=9), 16)
+
+
+def test_a_target_beyond_the_features_is_refused() -> None:
+    cfg = LanguageModelSAERunnerConfig(
+        architecture="jumprelu", jumprelu_sparsity_loss_mode="quadratic", target_l0=65, d_sae=64
+    )
+    with pytest.raises(ConfigError, match="more than d_sae=64"):
+        sae_config(cfg, 16)
+
+
+def test_dtypes_may_be_written_as_torch_does() -> None:
+    assert LanguageModelSAERunnerConfig(dtype="torch.float64").dtype == "float64"
+    assert LanguageModelSAERunnerConfig(dtype=torch.float32).dtype == "float32"
+
+
+def test_nested_groups_are_the_flat_names() -> None:
+    nested = LanguageModelSAERunnerConfig(
+        sae=saekit_trainer.MatryoshkaBatchTopKTrainingSAEConfig(
+            d_in=64, d_sae=128, k=7, aux_loss_coefficient=0.5, matryoshka_widths=[32, 64]
+        ),
+        logger=saekit_trainer.LoggingConfig(wandb_project="p", wandb_log_frequency=3),
+        lr=1e-3,
+    )
+    assert nested == LanguageModelSAERunnerConfig(
+        architecture="matryoshka_batchtopk",
+        d_in=64,
+        d_sae=128,
+        k=7,
+        aux_k_coefficient=0.5,
+        matryoshka_widths=[32, 64],
+        log_to_wandb=True,
+        wandb_project="p",
+        wandb_log_frequency=3,
+        lr=1e-3,
+    )
+    assert dataclasses.replace(nested, lr=2e-3).k == 7
+
+
+def test_nested_groups_may_be_tables() -> None:
+    cfg = LanguageModelSAERunnerConfig.from_dict(
+        {
+            "sae": {"architecture": "jumprelu", "l0_coefficient": 2.0, "l0_warm_up_steps": 9},
+            "logger": {"log_to_wandb": False, "run_name": "r"},
+        }
+    )
+    assert (cfg.architecture, cfg.l1_coefficient, cfg.l1_warm_up_steps) == ("jumprelu", 2.0, 9)
+    assert (cfg.log_to_wandb, cfg.run_name) == (False, "r")
+
+
+def test_every_architecture_has_its_group() -> None:
+    groups = {
+        group.architecture: group
+        for group in vars(nested_config).values()
+        if isinstance(group, type) and issubclass(group, SAESettings) and group is not SAESettings
+    }
+    assert groups.keys() == PRESETS.keys()
+    for architecture, group in groups.items():
+        names = {field.name for field in dataclasses.fields(group)}
+        flat = {nested_config._FLAT_NAMES.get(name, name) for name in names}
+        assert flat <= set(LanguageModelSAERunnerConfig.field_names())
+        assert flat & SOME_ARCHITECTURES_ONLY == PRESETS[architecture].parameters
+        assert getattr(saekit_trainer, group.__name__) is group
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "message"),
+    [
+        ({"sae": {"k": 3}, "k": 4}, "k", "4 contradicts 3 in sae"),
+        ({"sae": 3}, "sae", "expected a table"),
+        ({"logger": {"wandb_projekt": "x"}}, "wandb_projekt", "did you mean wandb_project"),
+        ({"sae": {"kk": 3}}, "kk", "no such parameter"),
+    ],
+)
+def test_nested_groups_are_checked(values: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        LanguageModelSAERunnerConfig(**values)
+    assert caught.value.field == field
+
+
+def test_nested_classes_refuse_unknown_names() -> None:
+    with pytest.raises(ConfigError, match="did you mean lp_norm"):
+        saekit_trainer.StandardTrainingSAEConfig(lp_nrm=1.0)
+    with pytest.raises(ConfigError, match="always sparse"):
+        saekit_trainer.TopKTrainingSAEConfig(use_sparse_activations=True)
 
 
 def test_the_package_names_its_parts() -> None:

@@ -16,16 +16,18 @@ from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.features_file import read_features_file
 from saekit_core.sae.sae import SAE
-from saekit_trainer.activation_scaling import ActivationScaling
+from saekit_core.sae.statistics import explained_variance
+from saekit_trainer.architectures import new_training_sae
 from saekit_trainer.cli import train
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.errors import ConfigError, DivergedError, PublishError
 from saekit_trainer.options import parse_options
-from saekit_trainer.plan import optimization_config, plan_training, sae_config
+from saekit_trainer.plan import optimization_config, plan_sae, sae_config
+from saekit_trainer.presets import PRESETS, TRANSCODERS
 from saekit_trainer.publish import publish_sae
 from saekit_trainer.runner import SAETrainingRunner
+from saekit_trainer.sae_in_training import SAEInTraining
 from saekit_trainer.trainer import SAETrainer
-from saekit_trainer.training_sae import new_training_sae
 
 SMALL = LanguageModelSAERunnerConfig(
     d_sae=96,
@@ -57,27 +59,40 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
-@pytest.mark.parametrize("hook", ["blocks.1.hook_resid_pre", "blocks.2.attn.hook_z"])
+def place(architecture: str, hook: str = "blocks.1.hook_resid_pre") -> dict[str, str]:
+    """An architecture at a hook point; a transcoder from there to the next block's MLP."""
+    out = {"hook_name_out": "blocks.2.hook_mlp_out"} if architecture in TRANSCODERS else {}
+    return {"architecture": architecture, "hook_name": hook, **out}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "hook"),
+    [
+        *((name, "blocks.1.hook_resid_pre") for name in sorted(PRESETS)),
+        ("topk", "blocks.2.attn.hook_z"),
+        ("gated", "blocks.2.attn.hook_z"),
+    ],
+)
 def test_the_written_folder_loads_with_equal_outputs(
     architecture: str, hook: str, model: LanguageModel, text: str, tmp_path: Path
 ) -> None:
     cfg = replace(
         SMALL,
-        architecture=architecture,
-        hook_name=hook,
+        **place(architecture, hook),
         dataset_path=text,
-        checkpoint_path=str(tmp_path / "sae"),
+        output_path=str(tmp_path / "sae"),
     )
     runner = SAETrainingRunner(cfg, override_model=model)
     sae = runner.run()
     assert runner.result is not None
+    assert runner.result.folder == tmp_path / "sae"
     loaded = SAE.load_from_disk(tmp_path / "sae")
-    x = runner.store.get_activations(runner.store.get_batch_tokens())
+    x = runner.store.get_activations(runner.store.get_batch_tokens())[..., :32]
     torch.testing.assert_close(loaded.encode(x), sae.encode(x), rtol=0, atol=0)
     torch.testing.assert_close(loaded(x), sae(x), rtol=0, atol=0)
-    assert loaded.cfg.architecture == architecture
+    assert loaded.cfg.architecture == (PRESETS[architecture].saved_as or architecture)
     assert loaded.cfg.hook_name == hook
+    assert loaded.cfg.metadata.hook_name_out == place(architecture).get("hook_name_out")
     assert loaded.cfg.metadata.training_architecture == architecture
     assert loaded.cfg.context_size == 24
     assert loaded.cfg.prepend_bos is True
@@ -93,38 +108,71 @@ def test_the_written_folder_loads_with_equal_outputs(
     np.testing.assert_allclose(10 ** loaded.sparsity.numpy(), features.density + 1e-10, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
+@pytest.mark.parametrize("architecture", sorted(PRESETS))
 @pytest.mark.parametrize("kind", NORMALIZATIONS)
-def test_the_finished_sae_reconstructs_as_the_trained_one_did(
+def test_the_finished_sae_does_what_the_trained_one_did(
     architecture: str, kind: str, model: LanguageModel, text: str
 ) -> None:
+    if architecture in TRANSCODERS and kind not in ("none", "expected_average_only_in"):
+        with pytest.raises(ConfigError, match="not supported for"):
+            replace(SMALL, **place(architecture), normalize_activations=kind)  # type: ignore[arg-type]
+        return
     cfg = replace(
         SMALL,
-        architecture=architecture,
+        **place(architecture),
         normalize_activations=kind,  # type: ignore[arg-type]
         dataset_path=text,
         dtype="float64",
     )
     runner = SAETrainingRunner(cfg, override_model=model)
-    x = runner.store.next_batch()
-    scaling = ActivationScaling.fit(kind, x)
-    trained = new_training_sae(runner.plan.sae, b_dec=scaling.apply(x).mean(dim=0))
+    batch = runner.store.next_batch()
+    training = SAEInTraining(runner.plan, runner.store, batch)
+    for _ in range(3):
+        training.train_step(batch, 10)
+    trained, scaling = training.trainer.sae.eval(), training.scaling
+    x, y = training._sides(batch)
+    target = scaling.apply(x) if y is None else scaling.apply_out(y)
     with torch.no_grad():
-        trained.b_enc.add_(0.05)
-        output = trained(scaling.apply(x), sparsity=1.0, dead=torch.zeros(96, dtype=torch.bool))
-    sae = runner._finish(trained, scaling)
+        output = trained(scaling.apply(x), target, sparsity=1.0)
+    sae = training.to_sae()
     if kind == "expected_average_only_in":
         assert sae.cfg.normalize_activations == "none"
-        factor = scaling.factor
-        assert (x * factor).norm(dim=1).mean() == pytest.approx(32**0.5)
+        assert (x * scaling.factor).norm(dim=1).mean() == pytest.approx(32**0.5)
+        assert (target).norm(dim=1).mean() == pytest.approx(32**0.5)
     else:
         assert sae.cfg.normalize_activations == kind
-        factor = 1.0
-    acts = sae.encode(x.float())
-    torch.testing.assert_close(acts * factor, output.acts.float(), rtol=1e-3, atol=1e-3)
-    x_hat = scaling.apply(sae.decode(acts).double()) if factor != 1.0 else None
-    if x_hat is not None:
-        torch.testing.assert_close(x_hat, output.x_hat, rtol=1e-3, atol=1e-3)
+        assert scaling.factor == scaling.factor_out == 1.0
+    if cfg.preset.saved_as:  # a row alone has a threshold, not a batch to be among the largest of
+        return
+    acts, _ = sae.encode_with_state(x.float())
+    expected = output.acts.dense().float()
+    torch.testing.assert_close(acts * scaling.factor, expected, rtol=1e-3, atol=1e-3)
+    y_hat = sae(x.float()).double()
+    if kind in ("none", "expected_average_only_in"):
+        torch.testing.assert_close(y_hat * scaling.factor_out, output.y_hat, rtol=1e-3, atol=1e-3)
+    else:
+        assert explained_variance(x, y_hat) > 0
+
+
+def test_a_batchtopk_sae_is_saved_with_the_threshold_of_its_batches(
+    model: LanguageModel, text: str
+) -> None:
+    cfg = replace(
+        SMALL,
+        architecture="batchtopk",
+        k=8.5,
+        dataset_path=text,
+        training_tokens=256 * 60,
+        topk_threshold_lr=0.2,  # in so short a run the average of a hundred steps lags behind
+    )
+    runner = SAETrainingRunner(cfg, override_model=model)
+    sae = runner.run()
+    assert sae.cfg.architecture == "jumprelu"
+    assert sae.cfg.metadata.training_architecture == "batchtopk"
+    assert len(sae.threshold.unique()) == 1
+    x = torch.cat([runner.store.next_batch() for _ in range(4)])
+    l0 = (sae.encode(x) > 0).sum(dim=1).float().mean()
+    assert l0 == pytest.approx(8.5, rel=0.15)
 
 
 def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights(
@@ -167,17 +215,17 @@ def test_the_clock_ends_a_run_and_the_schedule_is_fitted_to_it(
 def test_a_width_or_context_that_does_not_fit_the_model_is_refused(model: LanguageModel) -> None:
     for values, field in (({"d_in": 33}, "d_in"), ({"context_size": 97}, "context_size")):
         with pytest.raises(ConfigError) as caught:
-            plan_training(replace(SMALL, **values), model)  # type: ignore[arg-type]
+            plan_sae(replace(SMALL, **values), model)  # type: ignore[arg-type]
         assert caught.value.field == field
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_weights() -> None:
     config = sae_config(SMALL, 8)
     trainer = SAETrainer(new_training_sae(config), optimization_config(SMALL, config, 10))
-    before = trainer.sae.state()
+    before = trainer.sae.saved_state()
     with pytest.raises(DivergedError, match="step 0"):
         trainer.train_step(torch.full((16, 8), float("nan")), 10)
-    assert all(torch.equal(v, before[k]) for k, v in trainer.sae.state().items())
+    assert all(torch.equal(v, before[k]) for k, v in trainer.sae.saved_state().items())
 
 
 def test_publishing_replaces_at_once_and_refuses_bad_names(
@@ -241,7 +289,8 @@ def test_flags_override_the_config_file(tmp_path: Path) -> None:
     [
         ([], "--out"),
         (["--sae-id", "x", "--out", "y"], "--publish"),
-        (["--architecture", "gated", "--out", "y"], "not supported yet"),
+        (["--architecture", "gatd", "--out", "y"], "did you mean gated"),
+        (["--device", "cuda", "--out", "y"], "install a build of torch"),
         (["--config", "nowhere.toml", "--out", "y"], "cannot read"),
         (["--lrr", "3", "--out", "y"], "--lr"),
         (["--model-name", "./nowhere", "--out", "y"], "does not exist"),

@@ -13,32 +13,73 @@ if TYPE_CHECKING:
     from saekit_trainer.evaluation import ReconstructionFigures as ReconstructionFigures
     from saekit_trainer.evaluation import evaluate as evaluate
     from saekit_trainer.evaluation import evaluate_reconstruction as evaluate_reconstruction
+    from saekit_trainer.multi_config import (
+        MultiSAETrainingRunnerConfig as MultiSAETrainingRunnerConfig,
+    )
+    from saekit_trainer.nested_config import AbsTopKTrainingSAEConfig as AbsTopKTrainingSAEConfig
+    from saekit_trainer.nested_config import (
+        BatchTopKTrainingSAEConfig as BatchTopKTrainingSAEConfig,
+    )
+    from saekit_trainer.nested_config import GatedTrainingSAEConfig as GatedTrainingSAEConfig
+    from saekit_trainer.nested_config import (
+        JumpReLUSkipTranscoderTrainingConfig as JumpReLUSkipTranscoderTrainingConfig,
+    )
+    from saekit_trainer.nested_config import JumpReLUTrainingSAEConfig as JumpReLUTrainingSAEConfig
+    from saekit_trainer.nested_config import (
+        JumpReLUTranscoderTrainingConfig as JumpReLUTranscoderTrainingConfig,
+    )
+    from saekit_trainer.nested_config import LoggingConfig as LoggingConfig
+    from saekit_trainer.nested_config import (
+        MatchingPursuitTrainingSAEConfig as MatchingPursuitTrainingSAEConfig,
+    )
+    from saekit_trainer.nested_config import (
+        MatryoshkaBatchTopKTrainingSAEConfig as MatryoshkaBatchTopKTrainingSAEConfig,
+    )
+    from saekit_trainer.nested_config import (
+        SkipTranscoderTrainingConfig as SkipTranscoderTrainingConfig,
+    )
+    from saekit_trainer.nested_config import StandardTrainingSAEConfig as StandardTrainingSAEConfig
+    from saekit_trainer.nested_config import TopKTrainingSAEConfig as TopKTrainingSAEConfig
+    from saekit_trainer.nested_config import TranscoderTrainingConfig as TranscoderTrainingConfig
+    from saekit_trainer.results import RunObserver as RunObserver
+    from saekit_trainer.results import RunStatus as RunStatus
+    from saekit_trainer.runner import MultiSAETrainingRunner as MultiSAETrainingRunner
     from saekit_trainer.runner import SAETrainingRunner as SAETrainingRunner
     from saekit_trainer.trainer import SAETrainer as SAETrainer
 
-__all__ = [
-    "ActivationsStore",
-    "Evaluation",
-    "LanguageModelSAERunnerConfig",
-    "ReconstructionFigures",
-    "SAETrainer",
-    "SAETrainingRunner",
-    "evaluate",
-    "evaluate_reconstruction",
-    "upload_saes_to_huggingface",
-]
-
-_HOMES = {
-    "ActivationsStore": ".activations_store",
-    "Evaluation": ".evaluation",
-    "LanguageModelSAERunnerConfig": ".config",
-    "ReconstructionFigures": ".evaluation",
-    "SAETrainer": ".trainer",
-    "SAETrainingRunner": ".runner",
-    "evaluate": ".evaluation",
-    "evaluate_reconstruction": ".evaluation",
-    "upload_saes_to_huggingface": "saekit_core.sae.upload",
+_NAMES = {
+    "saekit_core.sae.upload": ["upload_saes_to_huggingface"],
+    ".activations_store": ["ActivationsStore"],
+    ".config": ["LanguageModelSAERunnerConfig"],
+    ".evaluation": [
+        "Evaluation",
+        "ReconstructionFigures",
+        "evaluate",
+        "evaluate_reconstruction",
+    ],
+    ".multi_config": ["MultiSAETrainingRunnerConfig"],
+    ".nested_config": [
+        "AbsTopKTrainingSAEConfig",
+        "BatchTopKTrainingSAEConfig",
+        "GatedTrainingSAEConfig",
+        "JumpReLUSkipTranscoderTrainingConfig",
+        "JumpReLUTrainingSAEConfig",
+        "JumpReLUTranscoderTrainingConfig",
+        "LoggingConfig",
+        "MatchingPursuitTrainingSAEConfig",
+        "MatryoshkaBatchTopKTrainingSAEConfig",
+        "SkipTranscoderTrainingConfig",
+        "StandardTrainingSAEConfig",
+        "TopKTrainingSAEConfig",
+        "TranscoderTrainingConfig",
+    ],
+    ".results": ["RunObserver", "RunStatus"],
+    ".runner": ["MultiSAETrainingRunner", "SAETrainingRunner"],
+    ".trainer": ["SAETrainer"],
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,10 @@
-"""`ActivationsStore`: a language model's activations at one hook point, in random order."""
+"""`ActivationsStore`: a language model's activations at hook points, in random order."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from saekit_core.lm.bridged import BridgedModel, TappedModel, as_tapped
-from saekit_core.lm.hook_points import HookPoint
+from saekit_core.lm.hook_points import HookPoint, Tap
 from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.placing import bind_sae
 from saekit_core.sae.sae import SAE
-from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.contexts import ContextFormat, ContextSource, Separator, open_contexts
 from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.mixing_buffer import MixingBuffer
+from saekit_trainer.run_config import RunConfig
 from saekit_trainer.self_text import SelfTextContexts
 from saekit_trainer.special_tokens import left_out
 from saekit_trainer.store_config import StoreConfig, usable_device
@@ -33,7 +33,8 @@ class ActivationsStore:
 
     Attributes:
         model: the language model.
-        hook: where the activations are read; the model stops there.
+        hook: where the activations are read, or the first such place.
+        hooks: all of them; the model stops at the deepest.
         source: where the tokens come from; read again from its start when it ends.
         config: sizes.
         passes: how often the source has been begun.
@@ -42,7 +43,7 @@ class ActivationsStore:
     def __init__(
         self,
         model: TappedModel,
-        hook: HookPoint,
+        hook: HookPoint | Sequence[HookPoint],
         source: ContextSource,
         config: StoreConfig,
         *,
@@ -50,12 +51,14 @@ class ActivationsStore:
     ) -> None:
         """
         Args:
+            hook: one place to read, or several, whose activations then lie side by side.
             read: what is stored, ``[prompts, context, d_in]``, of the activations ``[prompts,
                 context, *hook.shape]`` at a hook point; None: all of them, heads flattened.
         """
         self.model = model
         self._read = read or (lambda _, h: h.flatten(2))
-        self.hook = hook
+        self.hooks = (hook,) if isinstance(hook, HookPoint) else tuple(hook)
+        self.hook = self.hooks[0]
         self.source = source
         self.config = config
         self.passes = 0
@@ -67,8 +70,8 @@ class ActivationsStore:
     def from_config(
         cls,
         model: LanguageModel,
-        cfg: LanguageModelSAERunnerConfig,
-        hook: HookPoint,
+        cfg: RunConfig,
+        hook: HookPoint | Sequence[HookPoint],
         dataset: Any = None,
     ) -> ActivationsStore:
         """The store of a training run; `dataset` (see `open_contexts`) overrides the config's.
@@ -108,6 +111,7 @@ class ActivationsStore:
             eval_contexts=cfg.eval_contexts,
             exclude_special_tokens=cfg.exclude_special_tokens,
             dtype=getattr(torch, cfg.dtype),
+            autocast=cfg.autocast_lm,
             seed=cfg.seed,
         )
         return cls(model, hook, source, config)
@@ -221,17 +225,32 @@ class ActivationsStore:
         Heads are flattened, or there is the one that is read; the positions are those of
         `seqpos_slice`, all of the context by default.
 
+        Those of several hook points lie side by side, in the order of `hooks`; see `columns`.
+
         Args:
             tokens: int64 ``[prompts, context]``.
         """
         positions = slice(*self.config.seqpos_slice)
-        seen: list[Tensor] = []
+        seen: dict[HookPoint, Tensor] = {}
 
-        def keep(h: Tensor) -> None:
-            seen.append(self._read(self.hook, h[:, positions]).to(self.device))
+        def reader(hook: HookPoint) -> Tap:
+            def read(h: Tensor) -> None:
+                seen[hook] = self._read(hook, h[:, positions]).to(self.device)
 
-        self.model.forward(tokens, taps={self.hook: keep})
-        return seen[0]
+            return read
+
+        with torch.autocast(
+            self.model.device.type, dtype=torch.bfloat16, enabled=self.config.autocast
+        ):
+            self.model.forward(tokens, taps={hook: reader(hook) for hook in self.hooks})
+        if len(self.hooks) == 1:
+            return seen[self.hook]
+        return torch.cat([seen[hook] for hook in self.hooks], dim=2)
+
+    def columns(self, hook: HookPoint) -> slice:
+        """Where the activations of one of `hooks` lie in the last axis."""
+        start = sum(other.d for other in self.hooks[: self.hooks.index(hook)])
+        return slice(start, start + hook.d)
 
     def next_batch(self) -> Tensor:
         """Activations ``[train_batch_size_tokens, d_in]`` of tokens from many contexts.

@@ -53,16 +53,14 @@ def _run(options: TrainOptions, console: Console) -> int:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     cfg = options.run
     if options.out is not None:
-        cfg = replace(cfg, checkpoint_path=str(options.out))
+        cfg = replace(cfg, output_path=str(options.out))
     try:
         with TrainingDisplay(console) as display, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(
                 f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True
             )
             runner = SAETrainingRunner(cfg, report=display)
-            sae_id = options.sae_id or (
-                f"{runner.plan.hook.name}-{cfg.architecture}-{runner.plan.sae.d_sae}"
-            )
+            sae_id = options.sae_id or runner.plan.label
             if options.publish is not None:
                 publish_target(options.publish, sae_id)
             runner.run()

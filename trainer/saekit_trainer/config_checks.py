@@ -1,170 +1,29 @@
-"""What a training configuration may say: names, ranges, and what agrees with what."""
+"""What a training configuration may say: types, ranges, and what agrees with what."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import re
+import types
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from saekit_trainer.errors import ConfigError
-from saekit_trainer.training_sae import TRAINING_ARCHITECTURES
+from saekit_trainer.presets import PRESETS, SOME_ARCHITECTURES_ONLY, TRANSCODERS
 
 if TYPE_CHECKING:
     from saekit_trainer.config import LanguageModelSAERunnerConfig
+    from saekit_trainer.run_config import RunConfig
 
-_ARCHITECTURES_TO_COME: Final = frozenset(
-    [
-        "gated",
-        "abstopk",
-        "batchtopk",
-        "matryoshka_batchtopk",
-        "matching_pursuit",
-        "transcoder",
-        "skip_transcoder",
-        "jumprelu_transcoder",
-        "jumprelu_skip_transcoder",
-        "temporal",
-    ]
-)
-_NAMES_TO_COME: Final = frozenset(
-    [
-        "wandb_project",
-        "wandb_entity",
-        "wandb_log_frequency",
-        "wandb_id",
-        "run_name",
-        "logger",
-        "sae",
-        "autocast",
-        "autocast_lm",
-        "compile_sae",
-        "compile_llm",
-        "resume_from_checkpoint",
-        "use_cached_activations",
-        "cached_activations_path",
-        "hook_head_index",
-        "seqpos_slice",
-        "hook_eval",
-    ]
-)
-_KINDS: Final = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "bool": "true or false",
-}
 _LAYER: Final = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
-
-
-def check_names(given: Iterable[str], known: tuple[str, ...]) -> None:
-    """Refuse names that a configuration does not have.
-
-    Raises:
-        ConfigError: with the nearest known name, or that the name is not supported yet.
-    """
-    for name in given:
-        if name in known:
-            continue
-        if name in _NAMES_TO_COME:
-            raise ConfigError(f"{name}: not supported yet; leave it out", field=name)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{name}: no such parameter{hint}", field=name)
-
-
-def check_values(cfg: LanguageModelSAERunnerConfig) -> None:
-    """Refuse values that are out of range, contradict each other or are not supported yet.
-
-    Raises:
-        ConfigError: naming the field, the value seen and what was expected.
-    """
-    _check_types(cfg)
-    _check_choices(cfg)
-    _check_architecture(cfg)
-    _check_not_supported_yet(cfg)
-    _check_ranges(cfg)
-    if cfg.d_sae is not None and cfg.expansion_factor is not None:
-        expected = None if cfg.d_in is None else cfg.d_in * cfg.expansion_factor
-        if expected != cfg.d_sae:
-            raise ConfigError(
-                f"expansion_factor: give either it ({cfg.expansion_factor}) or d_sae "
-                f"({cfg.d_sae}), not both",
-                field="expansion_factor",
-            )
-    found = _LAYER.search(cfg.hook_name or "")
-    if cfg.hook_layer is not None and found and int(found.group(1)) != cfg.hook_layer:
-        raise ConfigError(
-            f"hook_layer: {cfg.hook_layer} contradicts hook_name {cfg.hook_name!r}",
-            field="hook_layer",
-        )
-
-
-def _check_architecture(cfg: LanguageModelSAERunnerConfig) -> None:
-    name = cfg.architecture
-    if name not in TRAINING_ARCHITECTURES:
-        if name in _ARCHITECTURES_TO_COME:
-            problem = "not supported yet by the trainer"
-        else:
-            near = difflib.get_close_matches(name, TRAINING_ARCHITECTURES, n=1)
-            problem = "unknown" + (f"; did you mean {near[0]}?" if near else "")
-        raise ConfigError(
-            f"architecture: {name!r} is {problem}; there are {', '.join(TRAINING_ARCHITECTURES)}",
-            field="architecture",
-        )
-    function = "topk" if name == "topk" else "relu"
-    if cfg.activation_fn not in (None, function):
-        raise ConfigError(
-            f"activation_fn: {cfg.activation_fn!r} contradicts architecture={name!r}, which has "
-            f"{function}",
-            field="activation_fn",
-        )
-    if unknown := cfg.activation_fn_kwargs.keys() - {"k"}:
-        raise ConfigError(
-            f"activation_fn_kwargs: unknown key {min(unknown)!r}, expected k",
-            field="activation_fn_kwargs",
-        )
-    ks = [k for k in (cfg.k, cfg.activation_fn_kwargs.get("k")) if k is not None]
-    if ks and name != "topk":
-        raise ConfigError(f"k: has no meaning for architecture={name!r}", field="k")
-    if len(set(ks)) > 1:
-        raise ConfigError(f"k: {ks[0]} contradicts activation_fn_kwargs k={ks[1]}", field="k")
-    only_for = {
-        "l1_coefficient": ("standard", "jumprelu"),
-        "l1_warm_up_steps": ("standard", "jumprelu"),
-        "lp_norm": ("standard",),
-        "aux_k_coefficient": ("topk",),
-        "jumprelu_bandwidth": ("jumprelu",),
-        "jumprelu_init_threshold": ("jumprelu",),
-        "pre_act_loss_coefficient": ("jumprelu",),
-    }
-    for field, architectures in only_for.items():
-        default = type(cfg).__dataclass_fields__[field].default
-        if name not in architectures and getattr(cfg, field) != default:
-            raise ConfigError(f"{field}: has no meaning for architecture={name!r}", field=field)
-
-
-def _check_not_supported_yet(cfg: LanguageModelSAERunnerConfig) -> None:
-    remedies = {
-        "use_ghost_grads": "topk revives dead features with aux_k_coefficient",
-        "log_to_wandb": "metrics go to the terminal, or to --json",
-        "n_checkpoints": "the finished SAE is written to checkpoint_path",
-    }
-    for field, remedy in remedies.items():
-        if getattr(cfg, field):
-            raise ConfigError(
-                f"{field}: {getattr(cfg, field)} is not supported yet; {remedy}", field=field
-            )
-
-
-def _check_ranges(cfg: LanguageModelSAERunnerConfig) -> None:
-    at_least_one = [
+_AT_LEAST: Final = {
+    1: (
         "d_in",
         "d_sae",
         "expansion_factor",
-        "k",
         "training_tokens",
         "train_batch_size_tokens",
         "store_batch_size_prompts",
@@ -175,8 +34,12 @@ def _check_ranges(cfg: LanguageModelSAERunnerConfig) -> None:
         "dead_feature_window",
         "feature_sampling_window",
         "n_restart_cycles",
-    ]
-    not_negative = [
+        "max_iterations",
+        "wandb_log_frequency",
+        "eval_every_n_wandb_logs",
+    ),
+    2: ("context_size",),
+    0: (
         "l1_coefficient",
         "lr_end",
         "lr_warm_up_steps",
@@ -185,78 +48,222 @@ def _check_ranges(cfg: LanguageModelSAERunnerConfig) -> None:
         "aux_k_coefficient",
         "pre_act_loss_coefficient",
         "dead_feature_threshold",
+        "residual_threshold",
         "hook_layer",
-    ]
-    positive = [
-        "lr",
-        "lp_norm",
-        "decoder_init_norm",
-        "jumprelu_bandwidth",
-        "jumprelu_init_threshold",
-        "max_seconds",
-        "self_text_temperature",
-    ]
-    for names, lowest, strict in (
-        (at_least_one, 1.0, False),
-        (not_negative, 0.0, False),
-        (positive, 0.0, True),
-        (["context_size"], 2.0, False),
-    ):
-        for field in names:
-            value = getattr(cfg, field)
-            if value is None:
-                continue
-            if not math.isfinite(value) or value < lowest or (strict and value == lowest):
-                bound = "above" if strict else "at least"
-                raise ConfigError(
-                    f"{field}: {value}, expected a number {bound} {lowest:g}", field=field
-                )
-    for field in ("adam_beta1", "adam_beta2"):
+        "n_checkpoints",
+    ),
+}
+_ABOVE_0: Final = (
+    "lr",
+    "k",
+    "lp_norm",
+    "decoder_init_norm",
+    "jumprelu_bandwidth",
+    "jumprelu_init_threshold",
+    "jumprelu_tanh_scale",
+    "target_l0",
+    "max_seconds",
+    "self_text_temperature",
+)
+_SHARES: Final = {"adam_beta1": "0 ≤ β < 1", "adam_beta2": "0 ≤ β < 1"}
+
+
+def check_run(cfg: RunConfig) -> None:
+    """Refuse values of the wrong type or out of range, whichever field they are in.
+
+    Raises:
+        ConfigError: naming the field, the value seen and what was expected.
+    """
+    _check_types(cfg)
+    for lowest, names in _AT_LEAST.items():
+        _check_bound(cfg, names, lowest, strict=False)
+    _check_bound(cfg, _ABOVE_0, 0, strict=True)
+    for field, expected in _SHARES.items():
         if not 0.0 <= getattr(cfg, field) < 1.0:
-            raise ConfigError(f"{field}: {getattr(cfg, field)}, expected 0 ≤ β < 1", field=field)
-
-
-def _check_types(cfg: LanguageModelSAERunnerConfig) -> None:
-    """Hold values against annotations: a TOML file or a caller may say anything."""
-    for field in fields(cfg):
-        value = getattr(cfg, field.name)
-        allowed = set(str(field.type).split(" | ")) & _KINDS.keys()
-        if not allowed or (value is None and "None" in str(field.type)):
-            continue
-        if not any(_is(value, kind) for kind in allowed):
-            expected = " or ".join(_KINDS[kind] for kind in sorted(allowed))
-            raise ConfigError(f"{field.name}: {value!r}, expected {expected}", field=field.name)
-    if not isinstance(cfg.activation_fn_kwargs, dict):
+            raise ConfigError(f"{field}: {getattr(cfg, field)}, expected {expected}", field=field)
+    if cfg.n_checkpoints and cfg.checkpoint_path is None:
         raise ConfigError(
-            f"activation_fn_kwargs: {cfg.activation_fn_kwargs!r}, expected a table",
-            field="activation_fn_kwargs",
+            f"n_checkpoints: {cfg.n_checkpoints}, but checkpoint_path names no folder for them",
+            field="n_checkpoints",
         )
 
 
-def _is(value: object, kind: str) -> bool:
-    if isinstance(value, bool):
-        return kind == "bool"
-    kinds: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "str": str}
-    return kind in kinds and isinstance(value, kinds[kind])
+def check_sae(cfg: LanguageModelSAERunnerConfig) -> None:
+    """Refuse what contradicts the architecture or something else that is said of the SAE.
+
+    Raises:
+        ConfigError: naming the field, the value seen and what was expected.
+    """
+    _check_architecture(cfg)
+    _check_activation(cfg)
+    _check_sizes(cfg)
+    _check_hook(cfg)
 
 
-def _check_choices(cfg: LanguageModelSAERunnerConfig) -> None:
-    choices = {
-        "normalize_activations": (
-            "none",
-            "expected_average_only_in",
-            "layer_norm",
-            "constant_norm_rescale",
-        ),
-        "b_dec_init_method": ("geometric_median", "mean", "zeros"),
-        "lr_scheduler_name": ("constant", "cosineannealing", "cosineannealingwarmrestarts"),
-        "mse_reduction": ("sum", "mean"),
-        "dtype": ("float32", "float64"),
-        "save_dtype": ("float32", "float16", "bfloat16"),
-    }
-    for field, allowed in choices.items():
-        if getattr(cfg, field) not in allowed:
+def implied_architecture(cfg: LanguageModelSAERunnerConfig) -> str:
+    """The architecture, where the activation function or λ says it instead.
+
+    In SAELens before 6, a topk SAE was a standard one with another activation function.
+    """
+    if cfg.architecture not in ("", "standard"):
+        return cfg.architecture
+    if cfg.activation_fn == "topk":
+        return "topk"
+    if cfg.activation_fn == "relu" or cfg.l1_coefficient is not None:
+        return "standard"
+    return cfg.architecture or "topk"
+
+
+def _check_architecture(cfg: LanguageModelSAERunnerConfig) -> None:
+    name = cfg.architecture
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"architecture: {name!r} is unknown{hint}; there are {', '.join(PRESETS)}",
+            field="architecture",
+        )
+    for field in SOME_ARCHITECTURES_ONLY - PRESETS[name].parameters:
+        default = type(cfg).__dataclass_fields__[field].default
+        if getattr(cfg, field) != default:
+            raise ConfigError(f"{field}: has no meaning for architecture={name!r}", field=field)
+    if name == "matching_pursuit" and cfg.normalize_sae_decoder is False:
+        raise ConfigError(
+            "normalize_sae_decoder: matching_pursuit needs unit decoder rows",
+            field="normalize_sae_decoder",
+        )
+    if name not in TRANSCODERS:
+        return
+    if cfg.hook_name_out is None:
+        raise ConfigError(
+            f"hook_name_out: missing, a {name} reconstructs it", field="hook_name_out"
+        )
+    if cfg.apply_b_dec_to_input:
+        raise ConfigError(
+            "apply_b_dec_to_input: b_dec of a transcoder belongs to its output",
+            field="apply_b_dec_to_input",
+        )
+    if cfg.normalize_activations not in ("none", "expected_average_only_in"):
+        raise ConfigError(
+            f"normalize_activations: {cfg.normalize_activations!r} is not supported for "
+            f"architecture={name!r}; none and expected_average_only_in are",
+            field="normalize_activations",
+        )
+
+
+def _check_activation(cfg: LanguageModelSAERunnerConfig) -> None:
+    name = cfg.architecture
+    function = "topk" if name == "topk" else "relu"
+    if cfg.activation_fn not in (None, function):
+        raise ConfigError(
+            f"activation_fn: {cfg.activation_fn!r} contradicts architecture={name!r}",
+            field="activation_fn",
+        )
+    if unknown := cfg.activation_fn_kwargs.keys() - {"k"}:
+        raise ConfigError(
+            f"activation_fn_kwargs: unknown key {min(unknown)!r}, expected k",
+            field="activation_fn_kwargs",
+        )
+    ks = [k for k in (cfg.k, cfg.activation_fn_kwargs.get("k")) if k is not None]
+    if ks and "k" not in PRESETS[name].parameters:
+        raise ConfigError(f"k: has no meaning for architecture={name!r}", field="k")
+    if len(set(ks)) > 1:
+        raise ConfigError(f"k: {ks[0]} contradicts activation_fn_kwargs k={ks[1]}", field="k")
+    if ks and PRESETS[name].saved_as is None and ks[0] != int(ks[0]):
+        raise ConfigError(f"k: {ks[0]}, expected a whole number for {name}", field="k")
+    if cfg.target_l0 is not None and cfg.jumprelu_sparsity_loss_mode != "quadratic":
+        raise ConfigError(
+            "target_l0: has a meaning only with jumprelu_sparsity_loss_mode='quadratic'",
+            field="target_l0",
+        )
+    if not 0 < cfg.topk_threshold_lr <= 1:
+        raise ConfigError(
+            f"topk_threshold_lr: {cfg.topk_threshold_lr}, expected 0 < lr ≤ 1",
+            field="topk_threshold_lr",
+        )
+
+
+def _check_sizes(cfg: LanguageModelSAERunnerConfig) -> None:
+    if cfg.d_sae is not None and cfg.expansion_factor is not None:
+        expected = None if cfg.d_in is None else cfg.d_in * cfg.expansion_factor
+        if expected != cfg.d_sae:
             raise ConfigError(
-                f"{field}: {getattr(cfg, field)!r}, expected one of {', '.join(allowed)}",
-                field=field,
+                f"expansion_factor: give either it ({cfg.expansion_factor}) or d_sae "
+                f"({cfg.d_sae}), not both",
+                field="expansion_factor",
             )
+    widths = cfg.matryoshka_widths
+    if widths is not None and not (widths and widths[0] > 0 and list(widths) == sorted({*widths})):
+        raise ConfigError(
+            f"matryoshka_widths: {list(widths)}, expected ascending numbers above 0",
+            field="matryoshka_widths",
+        )
+
+
+def _check_hook(cfg: LanguageModelSAERunnerConfig) -> None:
+    if "{layer}" in (cfg.hook_name or "") and cfg.hook_layer is None:
+        raise ConfigError(f"hook_layer: missing, {cfg.hook_name!r} needs it", field="hook_layer")
+    found = _LAYER.search(cfg.hook_name or "")
+    if cfg.hook_layer is not None and found and int(found.group(1)) != cfg.hook_layer:
+        raise ConfigError(
+            f"hook_layer: {cfg.hook_layer} contradicts hook_name {cfg.hook_name!r}",
+            field="hook_layer",
+        )
+
+
+def _check_bound(cfg: RunConfig, names: Iterable[str], lowest: float, *, strict: bool) -> None:
+    for field in names:
+        value = getattr(cfg, field, None)
+        if value is None:
+            continue
+        if not math.isfinite(value) or value < lowest or (strict and value == lowest):
+            bound = "above" if strict else "at least"
+            raise ConfigError(
+                f"{field}: {value}, expected a number {bound} {lowest:g}", field=field
+            )
+
+
+def _check_types(cfg: RunConfig) -> None:
+    """Hold values against annotations: a TOML file or a caller may say anything."""
+    hints = _hints(type(cfg))  # type: ignore[arg-type]  # mypy takes a class for its instances
+    for field in fields(cfg):
+        value, hint = getattr(cfg, field.name), hints[field.name]
+        if not _fits(value, hint):
+            raise ConfigError(
+                f"{field.name}: {value!r}, expected {_expected(hint)}", field=field.name
+            )
+
+
+@cache
+def _hints(cls: type[RunConfig]) -> dict[str, Any]:
+    names = [f.name for f in fields(cls)]
+    hints = get_type_hints(cls)
+    return {name: hints[name] for name in names}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if origin is not None:
+        return isinstance(value, origin)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _expected(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_expected(part) for part in arguments if part is not type(None))
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin is tuple:
+        return "a list of whole numbers"
+    if origin is not None:
+        return "a table"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]

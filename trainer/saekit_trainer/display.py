@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from saekit_trainer.runner import RunStatus
+from saekit_trainer.results import RunStatus
 
 SECONDS_BETWEEN_LINES = 5.0
 

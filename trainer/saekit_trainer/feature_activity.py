@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,3 +62,16 @@ class FeatureActivity:
             return torch.zeros_like(self._silent_steps, dtype=torch.float32)
         counts = to_float64(torch.stack([part.counts for part in self._parts])).sum(dim=0)
         return (counts / sum(part.tokens for part in self._parts)).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted."""
+        return {
+            "silent_steps": self._silent_steps.clone(),
+            "parts": [(part.counts.clone(), part.tokens, part.steps) for part in self._parts],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self._silent_steps.copy_(state["silent_steps"])
+        self._parts.clear()
+        self._parts.extend(_Part(counts.clone(), *sizes) for counts, *sizes in state["parts"])

@@ -42,7 +42,7 @@ class TrainOptions:
     config: Path | None = None
     """TOML file with values for the flags of the run, by their names; flags override it."""
     out: Path | None = None
-    """Folder to write the finished SAE to (checkpoint_path by another name)."""
+    """Folder to write the finished SAE to (output_path by another name)."""
     publish: Path | None = None
     """Folder, as a server watches one, in which the finished SAE appears under its sae_id."""
     sae_id: str | None = None
@@ -60,13 +60,15 @@ def parse_options(argv: list[str]) -> TrainOptions:
     """
     default = TrainOptions(run=LanguageModelSAERunnerConfig.from_dict(_config_file(argv)))
     options = tyro.cli(
-        TrainOptions,
+        # The nested groups are for Python and TOML; here each of their values has its flat flag.
+        tyro.conf.AvoidSubcommands[TrainOptions],
         prog="saekit train",
         description=EXAMPLES,
         args=argv,
         default=default,
     )
-    if options.out is None and options.run.checkpoint_path is None and options.publish is None:
+    places = (options.out, options.publish, options.run.output_path, options.run.checkpoint_path)
+    if not any(places):
         raise ConfigError("out: give --out FOLDER, --publish FOLDER, or both", field="out")
     if options.sae_id is not None and options.publish is None:
         raise ConfigError("sae_id: has a meaning only with --publish", field="sae_id")

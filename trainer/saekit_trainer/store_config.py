@@ -32,6 +32,8 @@ class StoreConfig:
     """Warn if the data set has fewer, at its end."""
     dtype: torch.dtype = torch.float32
     """Of the buffer."""
+    autocast: bool = False
+    """Whether the model's matrix products are done in bfloat16."""
     seed: int = 42
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from saekit_core.sae.statistics import count_active, to_float64
+from saekit_core.sae.statistics import to_float64
+from saekit_trainer.architectures.base import TrainingOutput, TrainingSAE
+from saekit_trainer.architectures.revival import Leftover
 from saekit_trainer.errors import DivergedError
 from saekit_trainer.feature_activity import FeatureActivity
 from saekit_trainer.plan import OptimizationConfig
 from saekit_trainer.schedules import warm_up
-from saekit_trainer.training_sae import TrainingSAE
 
 # Arrays [rows, d_sae] of a block stay in cache, and below the size from which the C allocator asks
 # the system for fresh pages each time: a third faster on a CPU than whole batches.
-_BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 8 * 2**20
+SMALLEST_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,18 @@ class StepMetrics:
     """Of this batch, in the units that the SAE learns in."""
     dead_features: int
     learning_rate: float
+
+    def to_dict(self) -> dict[str, float]:
+        """All figures by name, the loss terms beside the others."""
+        return {
+            "loss": self.loss,
+            **self.losses,
+            "l0": self.l0,
+            "explained_variance": self.explained_variance,
+            "dead_features": self.dead_features,
+            "learning_rate": self.learning_rate,
+            "tokens": self.tokens,
+        }
 
 
 class SAETrainer:
@@ -60,24 +77,32 @@ class SAETrainer:
             device=self.device,
         )
         self.optimizer = torch.optim.Adam(
-            sae.parameters(), lr=config.schedule.peak, betas=config.betas, fused=True
+            [p for p in sae.parameters() if p.requires_grad],
+            lr=config.schedule.peak,
+            betas=config.betas,
+            fused=True,
         )
+        self._forward: Callable[..., TrainingOutput] = sae
+        if config.compilation_mode is not None:
+            self._forward = torch.compile(sae, mode=config.compilation_mode)
 
-    def train_step(self, x: Tensor, total_steps: int) -> StepMetrics:
+    def train_step(self, x: Tensor, total_steps: int, y: Tensor | None = None) -> StepMetrics:
         """Move the weights once.
 
         Args:
             x: normalised activations ``[rows, d_in]``.
             total_steps: length of the run, which the learning rate depends on.
+            y: what a transcoder reconstructs ``[rows, d_out]``; x itself without it.
 
         Raises:
             DivergedError: the loss is not finite; the weights are those before the step.
         """
+        y = x if y is None else y
         rate = self.config.schedule.at(self.step, total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses, counts, error = self._accumulate_gradients(x)
+        losses, counts, residual = self._accumulate_gradients(x, y)
         loss = sum(losses.values())
         if not math.isfinite(loss):
             raise DivergedError(
@@ -97,32 +122,87 @@ class SAETrainer:
             loss=loss,
             losses=losses,
             l0=float(counts.sum()) / len(x),
-            explained_variance=1.0 - error / _variance(x),
+            explained_variance=1.0 - _mean_square(residual) / _variance(y),
             dead_features=int(self.activity.dead.sum()),
             learning_rate=rate,
         )
 
-    def _accumulate_gradients(self, x: Tensor) -> tuple[dict[str, float], Tensor, float]:
-        """Gradients of the loss into the parameters; loss terms, firing counts, squared error."""
-        dead = self.activity.dead
-        sparsity = warm_up(self.step, self.config.sparsity_warm_up_steps)
-        losses: dict[str, float] = {}
-        counts = torch.zeros(self.sae.config.d_sae, device=self.device)
-        error = 0.0
-        for block in torch.split(x, self._block_rows(x, dead)):
-            output = self.sae(block, sparsity=sparsity, dead=dead)
-            share = len(block) / len(x)
-            (output.loss * share).backward()
-            for name, term in output.terms.items():
-                losses[name] = losses.get(name, 0.0) + share * float(term.detach())
-            counts += count_active(output.acts, self.config.dead_feature_threshold)
-            error += float(to_float64(output.x_hat - block).square().sum())
-        return losses, counts, error / len(x)
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on besides its batch and `config`.
 
-    def _block_rows(self, x: Tensor, dead: Tensor) -> int:
-        if x.device.type != "cpu" or not self.sae.separable(dead):
+        The tensors are those in use: save them before the next step, which changes them.
+        """
+        return {
+            "sae": self.sae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "activity": self.activity.state_dict(),
+            "step": self.step,
+            "tokens": self.tokens,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken, bit for bit."""
+        self.sae.load_state_dict(state["sae"])
+        # The optimizer would otherwise go on with the very tensors of `state`.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.activity.load_state_dict(state["activity"])
+        self.step, self.tokens = state["step"], state["tokens"]
+
+    def _accumulate_gradients(
+        self, x: Tensor, y: Tensor
+    ) -> tuple[dict[str, float], Tensor, Tensor]:
+        """Gradients of the loss into the parameters; loss terms, firing counts, residuals."""
+        sparsity = warm_up(self.step, self.config.sparsity_warm_up_steps)
+        dead = self.activity.dead.nonzero().squeeze(1) if self.sae.revives else None
+        terms: dict[str, Tensor] = {}
+        counts = torch.zeros(self.sae.config.d_sae, device=self.device)
+        residual = torch.empty_like(y)
+        cached = self._cached_rows(x)
+        for start, stop in _blocks(len(x), len(x) if self.sae.whole_batches else cached):
+            with self._autocast():
+                output = self._forward(x[start:stop], y[start:stop], sparsity=sparsity)
+            self._backward(output.terms, (stop - start) / len(x), terms)
+            counts += output.acts.count_firing(self.config.dead_feature_threshold)
+            torch.sub(y[start:stop], output.y_hat.detach(), out=residual[start:stop])
+        if dead is not None and len(dead):
+            leftover = Leftover(residual, _spread(residual))
+            for start, stop in _blocks(len(x), cached):
+                with self._autocast():
+                    revival = self.sae.revive(x[start:stop], leftover.rows(start, stop), dead)
+                self._backward(revival, (stop - start) / len(x), terms)
+        values = torch.stack(tuple(terms.values())).tolist()
+        return dict(zip(terms, values, strict=True)), counts, residual
+
+    def _backward(self, new: dict[str, Tensor], share: float, terms: dict[str, Tensor]) -> None:
+        """Add a block's gradients to the parameters', and its share of the loss to `terms`."""
+        (torch.stack(tuple(new.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
+        for name, term in new.items():
+            part = term.detach() * share
+            terms[name] = terms[name] + part if name in terms else part
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast)
+
+    def _cached_rows(self, x: Tensor) -> int:
+        """How many rows to work on at a time."""
+        if x.device.type != "cpu":
             return len(x)
-        return max(_BLOCK_BYTES // (self.sae.config.d_sae * x.element_size()), 256)
+        wanted = BLOCK_BYTES // (self.sae.config.d_sae * x.element_size())
+        return max(wanted, SMALLEST_BLOCK)
+
+
+def _blocks(n: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _spread(residual: Tensor) -> Tensor:
+    """E‖r − E r‖² of the rows r, a scalar."""
+    return (residual - residual.mean(dim=0)).square().sum(dim=1).mean()
+
+
+def _mean_square(x: Tensor) -> float:
+    """E‖x‖², in float64."""
+    return float(to_float64(x).square().sum()) / len(x)
 
 
 def _variance(x: Tensor) -> float:

@@ -1,0 +1,172 @@
+"""`TrainingSAE`: an SAE while it is trained, its parameters and its loss.
+
+Everything works on activations that are normalised already (see `activation_scaling`): x
+``[rows, d_in]`` is encoded, and y ``[rows, d_out]`` is what should come out, which is x itself but
+for a transcoder. MSE is the sum over d_out (or the mean, `mse_reduction`), averaged over rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saekit_trainer.architectures.acts import Acts
+from saekit_trainer.architectures.config import TrainingSAEConfig
+from saekit_trainer.architectures.encoding import encode
+from saekit_trainer.architectures.revival import Leftover, ghost_grad_loss
+
+
+class TrainingOutput(NamedTuple):
+    """One forward pass."""
+
+    terms: dict[str, Tensor]
+    """The loss terms, scalars, weights included; their sum is to be minimised."""
+    acts: Acts
+    """Feature activations ``[rows, d_sae]``."""
+    y_hat: Tensor
+    """Reconstructions ``[rows, d_out]``."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of `terms`."""
+        return torch.stack(tuple(self.terms.values())).sum()
+
+
+class TrainingSAE(nn.Module, ABC):
+    """Encoder and decoder with a loss; subclasses say how pre-activations become features.
+
+    Attributes:
+        config: sizes and losses.
+        W_enc: ``[d_in, d_sae]``, laid out like its transpose, as gradients of single features are.
+        W_dec: ``[d_sae, d_out]``.
+        b_enc: ``[d_sae]``.
+        b_dec: ``[d_out]``.
+        W_skip: ``[d_out, d_in]``; None without a skip connection.
+    """
+
+    whole_batches: bool = False
+    """Whether the loss needs all rows of a batch at once: it is no mean over rows."""
+
+    def __init__(
+        self,
+        config: TrainingSAEConfig,
+        *,
+        generator: torch.Generator | None = None,
+        b_dec: Tensor | None = None,
+    ) -> None:
+        """Random decoder directions, and the encoder their transpose, scaled.
+
+        A transcoder, whose two sides are different spaces, draws other ones for its encoder. A
+        short encoder begins with weak features, of which none is needed yet: measured, several
+        points of explained variance come earlier than with one of unit columns.
+
+        Args:
+            config: sizes and losses.
+            generator: source of the directions, on the CPU; torch's global one without it.
+            b_dec: initial decoder bias ``[d_out]``; zeros without it.
+        """
+        super().__init__()
+        self.config = config
+        rows = columns = _directions(config.d_sae, config.target_width, config.dtype, generator)
+        if config.transcodes:
+            columns = _directions(config.d_sae, config.d_in, config.dtype, generator)
+        norm = 1.0 if config.normalize_sae_decoder else config.decoder_init_norm
+        self.W_dec = nn.Parameter(norm * rows)
+        self.W_enc = nn.Parameter((config.decoder_init_norm * columns).T)
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=config.dtype))
+        start = torch.zeros(config.target_width) if b_dec is None else b_dec
+        self.b_dec = nn.Parameter(start.to(config.dtype, copy=True))
+        self.W_skip = (
+            nn.Parameter(torch.zeros(config.target_width, config.d_in, dtype=config.dtype))
+            if config.skip
+            else None
+        )
+
+    @property
+    def revives(self) -> bool:
+        """Whether `revive` has a term."""
+        return self.config.use_ghost_grads
+
+    @abstractmethod
+    def forward(self, x: Tensor, y: Tensor, *, sparsity: float) -> TrainingOutput:
+        """Encode x, reconstruct y, and weigh the outcome.
+
+        Args:
+            x: ``[rows, d_in]``.
+            y: ``[rows, d_out]``.
+            sparsity: warm-up factor of λ, 0 to 1.
+        """
+
+    def revive(self, x: Tensor, leftover: Leftover, dead: Tensor) -> dict[str, Tensor]:
+        """Loss terms that bring features back which no longer fire, means over rows.
+
+        Args:
+            x: ``[rows, d_in]``.
+            leftover: what the forward pass did not reconstruct of these rows.
+            dead: indices of the silent features ``[n]``, one at least.
+        """
+        if not self.config.use_ghost_grads:
+            return {}
+        p = self.pre_activations(x, dead)
+        scale = 1 / self.config.target_width if self.config.mse_reduction == "mean" else 1.0
+        return {"ghost_grad_loss": scale * ghost_grad_loss(p, self.W_dec[dead], leftover)}
+
+    def pre_activations(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """p = (x − b_dec) W_enc + b_enc, ``[rows, d_sae]``, or only that of some `features`."""
+        if features is None:
+            return encode(x, self.W_enc, self.b_enc, self.input_bias)
+        return encode(x, self.W_enc[:, features], self.b_enc[features], self.input_bias)
+
+    @property
+    def input_bias(self) -> Tensor | None:
+        """What is subtracted from x, if anything."""
+        return self.b_dec if self.config.apply_b_dec_to_input else None
+
+    def decode(self, acts: Tensor, x: Tensor) -> Tensor:
+        """ŷ ``[rows, d_out]`` of dense `acts` ``[rows, d_sae]``."""
+        return self.add_skip(torch.addmm(self.b_dec, acts, self.W_dec), x)
+
+    def add_skip(self, y_hat: Tensor, x: Tensor) -> Tensor:
+        """ŷ with the skip connection's share, if there is one."""
+        return y_hat if self.W_skip is None else y_hat + x @ self.W_skip.T
+
+    def mse(self, y: Tensor, y_hat: Tensor) -> Tensor:
+        """Squared error, reduced over d_out as configured and averaged over rows."""
+        per_row = (y_hat - y).square().sum(dim=1)
+        if self.config.mse_reduction == "mean":
+            per_row = per_row / self.config.target_width
+        return per_row.mean()
+
+    def decoder_norms(self) -> Tensor:
+        """‖W_dec‖ of each row, ``[d_sae]``."""
+        norms: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1)
+        return norms
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The finished SAE's tensors by name, copies, for normalised activations."""
+        return {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self.named_parameters()
+        }
+
+    @torch.no_grad()
+    def project_decoder_gradient(self) -> None:
+        """Drop the part of the gradient of unit decoder rows that would change their norm."""
+        if self.W_dec.grad is not None:
+            along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
+            self.W_dec.grad.addcmul_(along[:, None], self.W_dec, value=-1)
+
+    @torch.no_grad()
+    def renormalize_decoder(self) -> None:
+        """Make decoder rows unit vectors again."""
+        self.W_dec.div_(self.decoder_norms().clamp_min_(1e-8)[:, None])
+
+
+def _directions(
+    n: int, width: int, dtype: torch.dtype, generator: torch.Generator | None
+) -> Tensor:
+    return F.normalize(torch.randn(n, width, generator=generator, dtype=dtype))

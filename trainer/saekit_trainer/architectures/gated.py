@@ -1,0 +1,56 @@
+"""Features whose gate and magnitude are separate (Rajamanoharan et al. 2024a)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saekit_trainer.architectures.acts import DenseActs
+from saekit_trainer.architectures.base import TrainingOutput, TrainingSAE
+from saekit_trainer.architectures.config import TrainingSAEConfig
+
+
+class GatedSAE(TrainingSAE):
+    """a = 1[π > 0]·ReLU(m), with π = x̃W_enc + b_gate and m = x̃(W_enc·e^r) + b_mag.
+
+    λ·ΣReLU(π)·‖W_dec‖ keeps gates shut, and since the gate itself has no gradient, ReLU(π) has to
+    reconstruct y by itself through a decoder that this term cannot change (equations 8 and 9).
+
+    Attributes:
+        b_enc: b_gate.
+        b_mag, r_mag: ``[d_sae]``.
+    """
+
+    def __init__(
+        self,
+        config: TrainingSAEConfig,
+        *,
+        generator: torch.Generator | None = None,
+        b_dec: Tensor | None = None,
+    ) -> None:
+        super().__init__(config, generator=generator, b_dec=b_dec)
+        self.b_mag = nn.Parameter(torch.zeros_like(self.b_enc))
+        self.r_mag = nn.Parameter(torch.zeros_like(self.b_enc))
+
+    def forward(self, x: Tensor, y: Tensor, *, sparsity: float) -> TrainingOutput:
+        gate = self.pre_activations(x)
+        # x̃(W·e^r) = (x̃W)·e^r: one product serves both paths.
+        scale = self.r_mag.exp()
+        magnitude = torch.addcmul(self.b_mag - self.b_enc * scale, gate, scale)
+        open_ = gate.detach().sign().relu_()
+        acts = open_ * magnitude.relu()
+        gate_acts = gate.relu()
+        y_hat = self.decode(acts, x)
+        y_gate = torch.addmm(self.b_dec.detach(), gate_acts, self.W_dec.detach())
+        weight = self.config.sparsity_coefficient * sparsity
+        terms = {
+            "mse_loss": self.mse(y, y_hat),
+            "l1_loss": weight * (gate_acts.sum(dim=0) @ self.decoder_norms()) / len(x),
+            "aux_loss": self.mse(y, y_gate),
+        }
+        return TrainingOutput(terms, DenseActs(acts.detach()), y_hat)
+
+    def saved_state(self) -> dict[str, Tensor]:
+        state = super().saved_state()
+        state["b_gate"] = state.pop("b_enc")
+        return state
