@@ -36,15 +36,7 @@ def reference_loss(
         gate_only = p.clamp_min(0) @ sae.W_dec.detach() + sae.b_dec.detach()
         loss = loss + _mse(sae, y, gate_only)
     if dead.any():
-        loss = loss + _revival(
-            sae,
-            ranked=ranked,
-            p=p,
-            rows=rows,
-            norms=norms,
-            residual=(y - y_hat).detach(),
-            dead=dead,
-        )
+        loss = loss + _revival(sae, p, ranked, rows, (y - y_hat).detach(), dead)
     return loss, y_hat
 
 
@@ -101,17 +93,11 @@ def _jumprelu(sae: TrainingSAE, p: Tensor, norms: Tensor) -> tuple[Tensor, Tenso
     return acts, penalty
 
 
-def _revival(
-    sae: TrainingSAE,
-    *,
-    ranked: Tensor,
-    p: Tensor,
-    rows: Tensor,
-    norms: Tensor,
-    residual: Tensor,
-    dead: Tensor,
+def _revival(  # noqa: PLR0917
+    sae: TrainingSAE, p: Tensor, ranked: Tensor, rows: Tensor, residual: Tensor, dead: Tensor
 ) -> Tensor:
     c = sae.config
+    norms = sae.W_dec.pow(2).sum(1).sqrt()
     loss = p.new_zeros(())
     if c.use_ghost_grads:
         ghost = torch.exp(p[:, dead]) @ sae.W_dec[dead]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def test_ghost_grads_act_once_features_are_dead(run: Any) -> None:
     with_ghosts = run(use_ghost_grads=True, **common)[1]
     without = run(use_ghost_grads=False, **common)[1]
     assert not any("ghost_grad_loss" in m.losses for m in without)
-    for before, metrics in pairwise(with_ghosts):
+    for before, metrics in itertools.pairwise(with_ghosts):
         assert ("ghost_grad_loss" in metrics.losses) == (before.dead_features > 0)
     assert with_ghosts[-1].losses["ghost_grad_loss"] > 0
 

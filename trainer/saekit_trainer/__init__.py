@@ -51,12 +51,7 @@ _NAMES = {
     "saekit_core.sae.upload": ["upload_saes_to_huggingface"],
     ".activations_store": ["ActivationsStore"],
     ".config": ["LanguageModelSAERunnerConfig"],
-    ".evaluation": [
-        "Evaluation",
-        "ReconstructionFigures",
-        "evaluate",
-        "evaluate_reconstruction",
-    ],
+    ".evaluation": ["Evaluation", "ReconstructionFigures", "evaluate", "evaluate_reconstruction"],
     ".multi_config": ["MultiSAETrainingRunnerConfig"],
     ".nested_config": [
         "AbsTopKTrainingSAEConfig",

@@ -54,11 +54,12 @@ def _blocks_before(model: LanguageModel, hooks: Sequence[HookPoint]) -> list[nn.
         raise ConfigError(
             f"compile_llm: cannot find the blocks of {model.name}", field="compile_llm"
         )
+    first = model.hook_point("blocks.0.hook_resid_pre").depth
     deepest, tapped = 0, set()
     for hook in hooks:
         place = _BLOCK.match(hook.canonical)
         if place is None:
-            deepest = max(deepest, 0 if hook.depth == 0 else model.n_layers)
+            deepest = max(deepest, 0 if hook.depth <= first else model.n_layers)
             continue
         index = int(place.group(1))
         deepest = max(deepest, index + (place.group(2) != "hook_in"))

@@ -6,10 +6,20 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from saekit_trainer.errors import ConfigError
 from saekit_trainer.presets import PRESETS, SOME_ARCHITECTURES_ONLY, TRANSCODERS
@@ -225,7 +235,7 @@ def _check_bound(cfg: RunConfig, names: Iterable[str], lowest: float, *, strict:
 
 def _check_types(cfg: RunConfig) -> None:
     """Hold values against annotations: a TOML file or a caller may say anything."""
-    hints = _hints(type(cfg))  # type: ignore[arg-type]  # mypy takes a class for its instances
+    hints = _hints(cast(Hashable, type(cfg)))
     for field in fields(cfg):
         value, hint = getattr(cfg, field.name), hints[field.name]
         if not _fits(value, hint):
@@ -235,10 +245,8 @@ def _check_types(cfg: RunConfig) -> None:
 
 
 @cache
-def _hints(cls: type[RunConfig]) -> dict[str, Any]:
-    names = [f.name for f in fields(cls)]
-    hints = get_type_hints(cls)
-    return {name: hints[name] for name in names}
+def _hints(cls: Hashable) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -175,7 +175,8 @@ class SAETrainer:
 
     def _backward(self, new: dict[str, Tensor], share: float, terms: dict[str, Tensor]) -> None:
         """Add a block's gradients to the parameters', and its share of the loss to `terms`."""
-        (torch.stack(tuple(new.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
+        loss = torch.stack(tuple(new.values())).sum() * share
+        loss.backward()  # type: ignore[no-untyped-call]
         for name, term in new.items():
             part = term.detach() * share
             terms[name] = terms[name] + part if name in terms else part

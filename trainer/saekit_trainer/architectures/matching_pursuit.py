@@ -60,7 +60,7 @@ class MatchingPursuitSAE(TrainingSAE):
 
     @torch.no_grad()
     def _choose(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``[rows, steps]`` in the order of choice; 1 or 0, whether a row took them."""
+        """Features ``[rows, steps]`` in the order of choice; and 1 where a row took them, or 0."""
         config = self.config
         going = residual.new_ones(len(residual))
         has = torch.zeros(len(residual), config.d_sae, dtype=torch.bool, device=residual.device)

@@ -30,7 +30,8 @@ def aux_k_loss(acts: Tensor, rows: Tensor, leftover: Leftover) -> Tensor:
         leftover: the residual.
     """
     error = (acts @ rows - leftover.residual).square().sum(dim=1).mean()
-    return error / leftover.variance.clamp_min(1e-12)
+    loss: Tensor = error / leftover.variance.clamp_min(1e-12)
+    return loss
 
 
 def keep_strongest(p: Tensor, k: int, *, signed: bool = False) -> Tensor:

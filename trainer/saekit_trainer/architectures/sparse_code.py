@@ -67,7 +67,7 @@ class EncodeEntries(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0917 -- what autograd hands over has no names
+    def forward(  # noqa: PLR0917 -- autograd passes by position
         ctx: Any,
         p: Tensor,
         entries: Entries,
@@ -115,7 +115,13 @@ class DecodeEntries(torch.autograd.Function):
 
 
 def encode_entries(
-    p: Tensor, entries: Entries, x: Tensor, *, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None
+    p: Tensor,
+    entries: Entries,
+    x: Tensor,
+    *,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    b_dec: Tensor | None,
 ) -> Tensor:
     """`EncodeEntries` with types: values ``[entries]``; p ``[rows, d_sae]`` needs no gradient."""
     values: Tensor = EncodeEntries.apply(  # type: ignore[no-untyped-call]
