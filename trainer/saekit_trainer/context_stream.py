@@ -1,0 +1,99 @@
+"""Contexts without end: a source read again and again, from any place on."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import islice
+
+import numpy as np
+
+from saekit_trainer.contexts import ContextReader, ContextSource
+from saekit_trainer.errors import DatasetError
+from saekit_trainer.packing import Tokens
+from saekit_trainer.samples.reading import Position
+
+
+class ContextStream:
+    """Pass after pass over a source, without the contexts at its beginning that are held out.
+
+    Attributes:
+        source: what is read.
+        passes: how often it has been begun.
+        skipped: samples left out so far because they are broken, of all passes.
+    """
+
+    def __init__(
+        self, source: ContextSource, *, held_out: int = 0, expected_tokens: int | None = None
+    ) -> None:
+        """
+        Args:
+            held_out: contexts at the beginning of each pass that are left out.
+            expected_tokens: warn if the first pass has fewer.
+        """
+        self.source = source
+        self.passes = 0
+        self._held_out = held_out
+        self._expected = expected_tokens
+        self._reader: ContextReader | None = None
+        self._read = 0
+        self._skipped_before = 0
+
+    @property
+    def skipped(self) -> int:
+        return self._skipped_before + (0 if self._reader is None else self._reader.skipped)
+
+    def position(self) -> Position:
+        """Where the stream is, as JSON values."""
+        return {
+            "passes": self.passes,
+            "reader": None if self._reader is None else self._reader.position(),
+            "read": self._read,
+            "skipped": self._skipped_before,
+        }
+
+    def go_to(self, position: Position) -> None:
+        """Go on from an earlier `position`, of this stream or of another over the same source."""
+        self.passes, self._read = position["passes"], position["read"]
+        self._skipped_before = position["skipped"]
+        reader = position["reader"]
+        self._reader = None if reader is None else self.source.contexts(reader)
+
+    def take(self, n: int) -> Tokens:
+        """The next contexts, int64 ``[n, context_size]``.
+
+        Raises:
+            DatasetError: the source has none that is not held out, or a broken sample.
+        """
+        return np.stack([self._next() for _ in range(n)])
+
+    def _next(self) -> Tokens:
+        while True:
+            if self._reader is None:
+                self._begin_pass()
+            assert self._reader is not None
+            context = next(self._reader, None)
+            if context is not None:
+                self._read += len(context)
+                return context
+            if not self._read:
+                raise DatasetError(
+                    f"dataset_path: the data set has no context beyond the {self._held_out} that "
+                    "are kept for evaluation",
+                    field="dataset_path",
+                )
+            self._warn_of_end()
+            self._skipped_before, self._reader = self.skipped, None
+
+    def _begin_pass(self) -> None:
+        self._reader = self.source.contexts()
+        self.passes, self._read = self.passes + 1, 0
+        for _ in islice(self._reader, self._held_out):
+            pass
+
+    def _warn_of_end(self) -> None:
+        if self.passes == 1 and self._expected is not None and self._read < self._expected:
+            warnings.warn(
+                f"the data set ended after {self._read:,} tokens, of {self._expected:,} expected; "
+                "it is read again from its beginning",
+                stacklevel=2,
+            )
