@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
-from saekit_trainer.contexts import ContextReader, ContextSource
+from saekit_trainer.contexts import ContextReader, ContextSource, RememberingSource
 from saekit_trainer.errors import DatasetError
 from saekit_trainer.packing import Tokens
 from saekit_trainer.samples.reading import Position
@@ -48,15 +50,37 @@ class ContextStream:
             "passes": self.passes,
             "reader": None if self._reader is None else self._reader.position(),
             "read": self._read,
-            "skipped": self._skipped_before,
+            "skipped": self.skipped,
+            "skipped_before": self._skipped_before,
         }
 
     def go_to(self, position: Position) -> None:
         """Go on from an earlier `position`, of this stream or of another over the same source."""
         self.passes, self._read = position["passes"], position["read"]
-        self._skipped_before = position["skipped"]
+        self._skipped_before = position["skipped_before"]
         reader = position["reader"]
         self._reader = None if reader is None else self.source.contexts(reader)
+
+    def origin(self) -> dict[str, Any]:
+        """What the positions belong to, as JSON values; see `expect`."""
+        source = self.source
+        memory = source.memory() if isinstance(source, RememberingSource) else None
+        return {"identity": source.identity, "memory": memory}
+
+    def expect(self, origin: Mapping[str, Any]) -> None:
+        """Check that positions of that `origin` have a meaning here.
+
+        Raises:
+            DatasetError: they have none.
+        """
+        if origin["identity"] != self.source.identity:
+            raise DatasetError(
+                f"dataset_path: the data set is {self.source.identity}, but the run began with "
+                f"{origin['identity']}",
+                field="dataset_path",
+            )
+        if isinstance(self.source, RememberingSource):
+            self.source.remember(origin["memory"])
 
     def take(self, n: int) -> Tokens:
         """The next contexts, int64 ``[n, context_size]``.

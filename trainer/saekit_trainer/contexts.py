@@ -9,8 +9,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 
 from saekit_core.lm.tokenizer import LMTokenizer
-from saekit_trainer.context_format import ContextFormat as ContextFormat
-from saekit_trainer.context_format import Separator as Separator
+from saekit_trainer.context_format import ContextFormat, Separator
 from saekit_trainer.errors import DatasetError
 from saekit_trainer.packing import Tokens
 from saekit_trainer.samples.files import find_files
@@ -22,10 +21,12 @@ from saekit_trainer.samples.reading import (
     Position,
     SampleSource,
 )
-from saekit_trainer.samples.rows import IndexedRows, StreamRows, TableRows
+from saekit_trainer.samples.rows import IndexedRows, StreamRows, TableRows, is_transformed
 from saekit_trainer.samples.text_files import TextFiles
 from saekit_trainer.text_contexts import TextContexts
 from saekit_trainer.token_contexts import TokenRowContexts, TokenStreamContexts
+
+__all__ = ["ContextFormat", "ContextReader", "ContextSource", "Separator", "open_contexts"]
 
 _TOKEN_COLUMNS: Final = ("tokens", "input_ids")
 _TEXT_COLUMNS: Final = ("text", "content", "problem")
@@ -56,6 +57,17 @@ class ContextSource(Protocol):
 
     def contexts(self, start: Position | None = None) -> ContextReader:
         """One pass, from its beginning or from an earlier position on."""
+
+
+@runtime_checkable
+class RememberingSource(ContextSource, Protocol):
+    """A source that makes its contexts itself, and would not make the same ones again."""
+
+    def memory(self) -> Any:
+        """The contexts so far, as JSON values."""
+
+    def remember(self, memory: Any) -> None:
+        """Take over a `memory` of a source of the same `identity`."""
 
 
 def open_contexts(
@@ -162,7 +174,7 @@ def _rows_of(dataset: Any, name: str, column: str | None) -> tuple[SampleSource,
             field="dataset_path",
         )
     names = getattr(dataset, "column_names", None)
-    if names is None:
+    if names is None or is_transformed(dataset):
         first: Mapping[str, Any] = next(iter(dataset), {})
         names = list(first)
     chosen = _column(names, column, name)

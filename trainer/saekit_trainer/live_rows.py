@@ -1,4 +1,4 @@
-"""Activations straight from the model, one run of it after the other, ahead of who trains on them."""
+"""Activations straight from the model, which may run ahead of who trains on them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from saekit_trainer.samples.reading import Position
 class _Chunk(NamedTuple):
     rows: Tensor
     """``[rows, d_in]``."""
+    context_size: int
     behind: Position
     """Of the contexts, after those of this chunk."""
 
@@ -30,8 +31,8 @@ class _Maker:
     read: Callable[[Tokens], Tensor]
 
     def __call__(self) -> _Chunk:
-        rows = self.read(self.contexts.take(self.n_prompts))
-        return _Chunk(rows, self.contexts.position())
+        tokens = self.contexts.take(self.n_prompts)
+        return _Chunk(self.read(tokens), tokens.shape[1], self.contexts.position())
 
 
 class LiveRows(Iterator[Tensor]):
@@ -43,6 +44,9 @@ class LiveRows(Iterator[Tensor]):
 
     Attributes:
         position: of the contexts, behind all that was taken.
+        n_prompts: contexts per run of the model.
+        context_size: tokens per context; 0 before the first.
+        contexts: not to be read past this object.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class LiveRows(Iterator[Tensor]):
             ahead: runs to do ahead; with 0 each is done when it is asked for.
         """
         self.position = contexts.position()
-        self._contexts = contexts
+        self.n_prompts = n_prompts
+        self.context_size = 0
+        self.contexts = contexts
         self._make = _Maker(contexts, n_prompts, read)
         self._ahead = ahead
         self._thread: ReadAhead[_Chunk] | None = None
@@ -71,25 +77,25 @@ class LiveRows(Iterator[Tensor]):
         if self._ahead and self._thread is None:
             self._thread = ReadAhead(self._make, self._ahead)
         chunk = self._make() if self._thread is None else next(self._thread)
-        self.position = chunk.behind
+        self.position, self.context_size = chunk.behind, chunk.context_size
         return chunk.rows
 
     def take_contexts(self, n: int) -> Tokens:
         """The next contexts, int64 ``[n, context]``; activations go on behind them."""
         self.close()
-        taken = self._contexts.take(n)
-        self.position = self._contexts.position()
+        taken = self.contexts.take(n)
+        self.position = self.contexts.position()
         return taken
 
     def go_to(self, position: Position) -> None:
         """Go on from an earlier `position`."""
         self.close()
         self.position = position
-        self._contexts.go_to(position)
+        self.contexts.go_to(position)
 
     def close(self) -> None:
         """End the thread, if there is one; the next activations start another."""
         if self._thread is not None:
             self._thread.close()
             self._thread = None
-            self._contexts.go_to(self.position)
+            self.contexts.go_to(self.position)

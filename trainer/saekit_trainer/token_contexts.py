@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +113,7 @@ class _StreamReader:
     def position(self) -> Position:
         return {"token": self._place}
 
-    def __iter__(self) -> Iterator[Tokens]:
+    def __iter__(self) -> _StreamReader:
         return self
 
     def __next__(self) -> Tokens:

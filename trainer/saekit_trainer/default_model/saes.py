@@ -118,7 +118,9 @@ def train_one(
     model: LanguageModel, corpus: Corpus, cfg: LanguageModelSAERunnerConfig, console: Console
 ) -> SAE:
     """A finished SAE; nothing is written."""
-    source = TextContexts(IndexedRows(corpus.train), model.tokenizer, ContextFormat(CONTEXT, prepend_bos=True))
+    source = TextContexts(
+        IndexedRows(corpus.train), model.tokenizer, ContextFormat(CONTEXT, prepend_bos=True)
+    )
     with TrainingDisplay(console) as display:
         return SAETrainingRunner(
             cfg, override_model=model, override_dataset=source, report=display
@@ -176,7 +178,9 @@ def narrow_weights(folder: Path) -> None:
 
 def contexts_of(model: LanguageModel, stories: Sequence[str], n: int) -> Tensor:
     """The first `n` contexts of `stories`, int64 ``[n, CONTEXT]``."""
-    source = TextContexts(IndexedRows(stories), model.tokenizer, ContextFormat(CONTEXT, prepend_bos=True))
+    source = TextContexts(
+        IndexedRows(stories), model.tokenizer, ContextFormat(CONTEXT, prepend_bos=True)
+    )
     return torch.from_numpy(np.stack(list(itertools.islice(source.contexts(), n))))
 
 

@@ -34,8 +34,8 @@ class FileSet:
 
     @property
     def identity(self) -> Any:
-        """Names and sizes in bytes."""
-        return [[path.name, path.stat().st_size] for path in self.paths]
+        """The names of the files."""
+        return [path.name for path in self.paths]
 
 
 class LineCursor:

@@ -37,26 +37,31 @@ class IndexedRows:
 class TableRows:
     """One column of a Hugging Face data set that is on this machine (`datasets.Dataset`)."""
 
-    dataset: Any
+    rows: Any
     column: str
     name: str = "the data set"
 
     @property
     def identity(self) -> Any:
-        return [len(self.dataset), self.column]
+        return [len(self.rows), self.column]
 
     def read(self, start: Position | None = None) -> _RowReader:
         first = 0 if start is None else start["row"]
         return _RowReader(self._values(first), self.name, first)
 
     def _values(self, first: int) -> Iterator[Any]:
-        if self.dataset.format["type"] == "custom":  # a transform of the user's makes the columns
-            for i in range(first, len(self.dataset)):
-                yield self.dataset[i][self.column]
+        if is_transformed(self.rows):
+            for i in range(first, len(self.rows)):
+                yield self.rows[i][self.column]
             return
-        table = self.dataset.with_format("arrow")
+        table = self.rows.with_format("arrow")
         for i in range(first, len(table), _ROWS_AT_ONCE):
             yield from values(table[i : i + _ROWS_AT_ONCE].column(self.column))
+
+
+def is_transformed(dataset: Any) -> bool:
+    """Whether a function of the user's makes the columns of a `datasets.Dataset` as it is read."""
+    return getattr(dataset, "format", {}).get("type") == "custom"
 
 
 @dataclass(frozen=True)
