@@ -170,7 +170,7 @@ def _rows_of(dataset: Any, name: str, column: str | None) -> tuple[SampleSource,
     if not isinstance(dataset, Iterable) or isinstance(dataset, Iterator):
         why = ", which can be read only once" if isinstance(dataset, Iterator) else ""
         raise DatasetError(
-            f"dataset_path: a {type(dataset).__name__}{why}; expected a data set",
+            f"dataset_path: {type(dataset).__name__}{why}, expected a data set",
             field="dataset_path",
         )
     names = getattr(dataset, "column_names", None)
