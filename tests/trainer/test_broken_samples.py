@@ -151,9 +151,10 @@ def test_many_broken_samples_are_counted_and_a_few_named(
     ]
     assert "further ones are only counted" in str(caught[-1].message)
     source = open_contexts(path, tokenizer, FORMAT, on_broken="skip")
-    with pytest.warns(UserWarning, match="left out"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         again = source.contexts(position)
-        list(again)
+        assert sum(1 for _ in again) == 0
     assert again.skipped == 9
 
 
@@ -194,7 +195,7 @@ def test_a_data_set_that_cannot_be_opened_is_named(
 
 
 def test_the_kind_of_a_column_asked_for_is_seen_from_its_values(
-    tokenizer: LMTokenizer, tmp_path: Path
+    tokenizer: LMTokenizer,
 ) -> None:
     rows = datasets.Dataset.from_dict({"text": STORIES[:3], "ids": ROWS, "story": STORIES[3:6]})
     ids = open_contexts(rows, tokenizer, FORMAT, column="ids")

@@ -163,7 +163,7 @@ def test_positions_do_not_depend_on_how_contexts_are_packed(
 
 
 def test_a_long_document_is_one_however_it_is_read(
-    tokenizer: LMTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "\n".join(STORIES) + " naïve – 猫が座った。" * 20
     (tmp_path / "one.txt").write_text(text, encoding="utf-8")
