@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saekit_core.sae.upload import upload_saes_to_huggingface as upload_saes_to_huggingface
     from saekit_trainer.activations_store import ActivationsStore as ActivationsStore
+    from saekit_trainer.cache.config import (
+        CacheActivationsRunnerConfig as CacheActivationsRunnerConfig,
+    )
+    from saekit_trainer.cache.making import CacheActivationsRunner as CacheActivationsRunner
     from saekit_trainer.config import LanguageModelSAERunnerConfig as LanguageModelSAERunnerConfig
     from saekit_trainer.evaluation import Evaluation as Evaluation
     from saekit_trainer.evaluation import ReconstructionFigures as ReconstructionFigures
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActivationsStore",
+    "CacheActivationsRunner",
+    "CacheActivationsRunnerConfig",
     "Evaluation",
     "LanguageModelSAERunnerConfig",
     "ReconstructionFigures",
@@ -30,6 +36,8 @@ __all__ = [
 
 _HOMES = {
     "ActivationsStore": ".activations_store",
+    "CacheActivationsRunner": ".cache.making",
+    "CacheActivationsRunnerConfig": ".cache.config",
     "Evaluation": ".evaluation",
     "LanguageModelSAERunnerConfig": ".config",
     "ReconstructionFigures": ".evaluation",

@@ -15,6 +15,8 @@ from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.placing import bind_sae
 from saekit_core.sae.sae import SAE
+from saekit_trainer.cache.cache import ActivationCache
+from saekit_trainer.cache.rows import CachedRows
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.context_stream import ContextStream
 from saekit_trainer.contexts import ContextFormat, ContextSource, Separator, open_contexts
@@ -22,8 +24,8 @@ from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.hook_activations import HookActivations
 from saekit_trainer.live_rows import LiveRows
 from saekit_trainer.mixed_rows import MixedRows
-from saekit_trainer.self_text import SelfTextContexts
 from saekit_trainer.store_config import StoreConfig, usable_device
+from saekit_trainer.training_source import training_source
 
 __all__ = ["ActivationsStore", "StoreConfig"]
 
@@ -54,6 +56,7 @@ class ActivationsStore:
         """
         Args:
             hook: one place to read, or several, whose activations then lie side by side.
+            source: an `ActivationCache` is also where `next_batch` takes the activations from.
             read: what is stored, ``[prompts, context, d_in]``, of the activations ``[prompts,
                 context, *hook.shape]`` at a hook point; None: all of them, heads flattened.
         """
@@ -70,16 +73,7 @@ class ActivationsStore:
             exclude=config.exclude_special_tokens,
             device=config.device,
         )
-        contexts = ContextStream(
-            source, held_out=config.eval_contexts, expected_tokens=config.expected_tokens
-        )
-        live = LiveRows(
-            contexts,
-            self._activations.rows,
-            n_prompts=config.store_batch_size_prompts,
-            ahead=config.prefetch,
-        )
-        self._rows = MixedRows(live, config, self.device)
+        self._rows = self._training_rows()
         self._held_out: Tensor | None = None
 
     @classmethod
@@ -87,49 +81,28 @@ class ActivationsStore:
         cls,
         model: LanguageModel,
         cfg: LanguageModelSAERunnerConfig,
-        hook: HookPoint,
+        hook: HookPoint | Sequence[HookPoint],
         dataset: Any = None,
     ) -> ActivationsStore:
         """The store of a training run; `dataset` (see `open_contexts`) overrides the config's.
 
         Raises:
+            CacheError: the cached activations do not fit the run.
+            ConfigError: there are two sources, or none that begins without BOS.
             DatasetError: the data set cannot be opened.
         """
-        format_ = ContextFormat(cfg.context_size, cfg.prepend_bos)
-        chosen = cfg.dataset_path if dataset is None else dataset
-        if chosen is None:
-            if not cfg.prepend_bos:
-                raise ConfigError(
-                    "prepend_bos: the model's own text begins with BOS; give a data set",
-                    field="prepend_bos",
-                )
-            source: ContextSource = SelfTextContexts(
-                model,
-                cfg.context_size,
-                cfg.self_text_tokens,
-                cfg.self_text_temperature,
-                cfg.seed,
-                max_seconds=None if cfg.max_seconds is None else cfg.max_seconds / 5,
-                min_contexts=2 * cfg.eval_contexts,
-            )
-        else:
-            source = open_contexts(
-                chosen,
-                model.tokenizer,
-                format_,
-                split=cfg.dataset_split,
-                streaming=cfg.streaming,
-            )
+        hooks = (hook,) if isinstance(hook, HookPoint) else tuple(hook)
         config = StoreConfig(
             store_batch_size_prompts=cfg.store_batch_size_prompts,
             train_batch_size_tokens=cfg.train_batch_size_tokens,
             n_batches_in_buffer=cfg.n_batches_in_buffer,
             eval_contexts=cfg.eval_contexts,
             exclude_special_tokens=cfg.exclude_special_tokens,
+            prefetch=int(cfg.prefetch_llm_batches),
             dtype=getattr(torch, cfg.dtype),
             seed=cfg.seed,
         )
-        return cls(model, hook, source, config)
+        return cls(model, hooks, training_source(model, cfg, hooks, dataset), config)
 
     @classmethod
     def from_sae(
@@ -288,6 +261,22 @@ class ActivationsStore:
     def close(self) -> None:
         """End the thread that runs the model ahead, if there is one; a next batch begins anew."""
         self._rows.close()
+
+    def _training_rows(self) -> MixedRows | CachedRows:
+        config = self.config
+        if isinstance(self.source, ActivationCache) and self._activations.read is None:
+            tokenizer = self.model.tokenizer
+            return CachedRows(self.source, self.hooks, tokenizer, config, self.device)
+        contexts = ContextStream(
+            self.source, held_out=config.eval_contexts, expected_tokens=config.expected_tokens
+        )
+        live = LiveRows(
+            contexts,
+            self._activations.rows,
+            n_prompts=config.store_batch_size_prompts,
+            ahead=config.prefetch,
+        )
+        return MixedRows(live, config, self.device)
 
     def __iter__(self) -> Iterator[Tensor]:
         return self

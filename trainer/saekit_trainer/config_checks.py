@@ -43,8 +43,6 @@ _NAMES_TO_COME: Final = frozenset(
         "compile_sae",
         "compile_llm",
         "resume_from_checkpoint",
-        "use_cached_activations",
-        "cached_activations_path",
         "hook_head_index",
         "seqpos_slice",
         "hook_eval",
@@ -186,6 +184,7 @@ def _check_ranges(cfg: LanguageModelSAERunnerConfig) -> None:
         "pre_act_loss_coefficient",
         "dead_feature_threshold",
         "hook_layer",
+        "prefetch_llm_batches",
     ]
     positive = [
         "lr",
@@ -251,6 +250,7 @@ def _check_choices(cfg: LanguageModelSAERunnerConfig) -> None:
         "b_dec_init_method": ("geometric_median", "mean", "zeros"),
         "lr_scheduler_name": ("constant", "cosineannealing", "cosineannealingwarmrestarts"),
         "mse_reduction": ("sum", "mean"),
+        "on_broken_sample": ("stop", "skip"),
         "dtype": ("float32", "float64"),
         "save_dtype": ("float32", "float16", "bfloat16"),
     }

@@ -25,17 +25,24 @@ class ContextStream:
     """
 
     def __init__(
-        self, source: ContextSource, *, held_out: int = 0, expected_tokens: int | None = None
+        self,
+        source: ContextSource,
+        *,
+        held_out: int = 0,
+        expected_tokens: int | None = None,
+        once: bool = False,
     ) -> None:
         """
         Args:
             held_out: contexts at the beginning of each pass that are left out.
             expected_tokens: warn if the first pass has fewer.
+            once: end after one pass.
         """
         self.source = source
         self.passes = 0
         self._held_out = held_out
         self._expected = expected_tokens
+        self._once = once
         self._reader: ContextReader | None = None
         self._read = 0
         self._skipped_before = 0
@@ -83,14 +90,15 @@ class ContextStream:
             self.source.remember(origin["memory"])
 
     def take(self, n: int) -> Tokens:
-        """The next contexts, int64 ``[n, context_size]``.
+        """The next contexts, int64 ``[n, context_size]``; fewer at the end of an only pass.
 
         Raises:
             DatasetError: the source has none that is not held out, or a broken sample.
         """
-        return np.stack([self._next() for _ in range(n)])
+        taken = [context for _ in range(n) if (context := self._next()) is not None]
+        return np.stack(taken) if taken else np.empty((0, 0), np.int64)
 
-    def _next(self) -> Tokens:
+    def _next(self) -> Tokens | None:
         while True:
             if self._reader is None:
                 self._begin_pass()
@@ -105,6 +113,8 @@ class ContextStream:
                     "are kept for evaluation",
                     field="dataset_path",
                 )
+            if self._once:
+                return None
             self._warn_of_end()
             self._skipped_before, self._reader = self.skipped, None
 

@@ -31,8 +31,8 @@ class HookActivations:
     device: torch.device | None = None
     """Where the activations go; None: the model's."""
 
-    def of(self, tokens: Tensor) -> Tensor:
-        """Activations ``[prompts, positions, d_in]``, those of several hook points side by side.
+    def by_hook(self, tokens: Tensor) -> dict[HookPoint, Tensor]:
+        """Activations ``[prompts, positions, d]`` at each hook point.
 
         Args:
             tokens: int64 ``[prompts, context]``.
@@ -49,6 +49,15 @@ class HookActivations:
             return keep
 
         self.model.forward(tokens, taps={hook: tap(hook) for hook in self.hooks})
+        return seen
+
+    def of(self, tokens: Tensor) -> Tensor:
+        """Activations ``[prompts, positions, d_in]``, those of several hook points side by side.
+
+        Args:
+            tokens: int64 ``[prompts, context]``.
+        """
+        seen = self.by_hook(tokens)
         if len(self.hooks) == 1:
             return seen[self.hooks[0]]
         return torch.cat([seen[hook] for hook in self.hooks], dim=2)

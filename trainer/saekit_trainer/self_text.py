@@ -103,7 +103,7 @@ class SelfTextContexts:
     min_contexts: int = 1
     """Contexts to write however long it takes."""
     _written: list[Tokens] = field(default_factory=list, repr=False)
-    _complete: bool = field(default=False, repr=False)
+    _out_of_time: bool = field(default=False, repr=False)
     _seconds: float = field(default=0.0, repr=False)
     _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -119,8 +119,8 @@ class SelfTextContexts:
         """One of the contexts, written now if there is none yet; None behind the last."""
         with self._writing:
             while index >= len(self._written):
-                self._complete = self._complete or self._is_last()
-                if self._complete:
+                self._out_of_time = self._out_of_time or self._is_late()
+                if self._out_of_time or len(self._written) >= self._wanted:
                     return None
                 self._write()
             return self._written[index]
@@ -131,7 +131,8 @@ class SelfTextContexts:
         with self._writing:
             tokens = np.array(self._written, "<i4")
             packed = base64.b85encode(zlib.compress(tokens.tobytes())).decode()
-            return {"tokens": packed, "complete": self._complete, "seconds": self._seconds}
+            ended = {"out_of_time": self._out_of_time, "seconds": self._seconds}
+            return {"tokens": packed, **ended}
 
     def remember(self, memory: dict[str, Any]) -> None:
         """Take over the text of a `memory` with the same `identity`."""
@@ -139,12 +140,11 @@ class SelfTextContexts:
             data = zlib.decompress(base64.b85decode(memory["tokens"]))
             tokens = np.frombuffer(data, "<i4").reshape(-1, self.context_size)
             self._written = list(tokens.astype(np.int64))
-            self._complete, self._seconds = memory["complete"], memory["seconds"]
+            self._out_of_time, self._seconds = memory["out_of_time"], memory["seconds"]
 
-    def _is_last(self) -> bool:
-        done = len(self._written)
+    def _is_late(self) -> bool:
         late = self.max_seconds is not None and self._seconds >= self.max_seconds
-        return done >= self._wanted or (late and done >= self.min_contexts)
+        return late and len(self._written) >= self.min_contexts
 
     @property
     def _wanted(self) -> int:
