@@ -92,6 +92,11 @@ def check_values(cfg: LanguageModelSAERunnerConfig) -> None:
                 f"({cfg.d_sae}), not both",
                 field="expansion_factor",
             )
+    if cfg.cached_activations_path is not None and not cfg.use_cached_activations:
+        raise ConfigError(
+            "cached_activations_path: has a meaning only with use_cached_activations",
+            field="cached_activations_path",
+        )
     found = _LAYER.search(cfg.hook_name or "")
     if cfg.hook_layer is not None and found and int(found.group(1)) != cfg.hook_layer:
         raise ConfigError(

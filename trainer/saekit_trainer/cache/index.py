@@ -101,11 +101,15 @@ class CacheIndex:
         """
         values = {"format": FORMAT, "version": VERSION, "tokens": self.tokens, **asdict(self)}
         aside = folder / f".{INDEX_FILE}.part"
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(folder / INDEX_FILE)
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                json.dump(values, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(folder / INDEX_FILE)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
 
 
 def read_index(folder: Path) -> CacheIndex | None:

@@ -154,7 +154,7 @@ class CacheActivationsRunner:
         free = shutil.disk_usage(self.cfg.new_cached_activations_path).free
         if needed > free:
             warnings.warn(
-                f"the cache will take another {needed / 1e9:.1f} GB, but the disk has only "
-                f"{free / 1e9:.1f} GB free",
+                f"the cache will take another {needed / 1e6:,.0f} MB, but the disk has only "
+                f"{free / 1e6:,.0f} MB free",
                 stacklevel=3,
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
@@ -12,13 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saekit_trainer.cache.index import CacheIndex, CacheOrigin, Shard, read_index
+from saekit_trainer.cache.index import INDEX_FILE, CacheIndex, CacheOrigin, Shard, read_index
 from saekit_trainer.errors import CacheError
 from saekit_trainer.samples.reading import Position
 
 TOKENS: Final = "tokens"
 """Name of the token ids in a shard; no hook point is called so."""
 SHARD_BYTES: Final = 2**28
+_ASIDE: Final = ".making-"
 
 
 class CacheWriter:
@@ -102,15 +105,17 @@ class CacheWriter:
         tensors[TOKENS] = self._tokens[: self._filled]
         shard = Shard(f"shard-{len(self.index.shards):05d}.safetensors", self._filled)
         index = self.index.with_shard(shard, position, memory)
-        aside = self.folder / f".{shard.file}.part"
         try:
-            save_file(tensors, aside)
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
-            aside.replace(self.folder / shard.file)
+            # A folder aside, as safetensors puts temporary files of its own beside the file.
+            with TemporaryDirectory(prefix=_ASIDE, dir=self.folder) as aside:
+                file = Path(aside) / shard.file
+                save_file(tensors, file)
+                file.chmod((self.folder / INDEX_FILE).stat().st_mode)  # it is private, so far
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+                file.replace(self.folder / shard.file)
             index.write(self.folder)
         except (OSError, SafetensorError) as error:
-            aside.unlink(missing_ok=True)
             raise CacheError(
                 f"{self._reason(error)}; {self.index.tokens:,} tokens in "
                 f"{len(self.index.shards)} shards are there and can be trained on, and the same "
@@ -132,8 +137,8 @@ class CacheWriter:
                     )
                 index = CacheIndex(origin)
                 index.write(self.folder)
-            for part in self.folder.glob(".*.part"):
-                part.unlink()
+            for left in self.folder.glob(f"{_ASIDE}*"):
+                shutil.rmtree(left)
         except OSError as error:
             raise CacheError(
                 f"new_cached_activations_path: {self._reason(error)}",
