@@ -18,7 +18,7 @@ from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.contexts import ContextFormat, open_contexts
 from saekit_trainer.errors import DatasetError
 from saekit_trainer.mixing_buffer import MixingBuffer
-from saekit_trainer.packing import cut_documents, cut_stream, pack_documents
+from saekit_trainer.packing import CuttingPacker, JoiningPacker, Packer, Tokens, cut_stream
 from saekit_trainer.self_text import SelfTextContexts
 from saekit_trainer.store_config import StoreConfig
 
@@ -38,9 +38,13 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
+def packed(packer: Packer, documents: list[Tokens]) -> list[Tokens]:
+    return [context for document in documents for context in packer.add(document)]
+
+
 def test_packing_loses_and_repeats_no_token() -> None:
     documents = [np.arange(start, start + n) for start, n in ((100, 7), (200, 1), (300, 23))]
-    contexts = list(pack_documents(documents, context_size=6, bos=1, separator=1))
+    contexts = packed(JoiningPacker(context_size=6, bos=1, separator=1), documents)
     assert all(len(c) == 6 and c[0] == 1 for c in contexts)
     tokens = [t for c in contexts for t in c if t != 1]
     everything = [t for d in documents for t in d]
@@ -51,28 +55,27 @@ def test_packing_loses_and_repeats_no_token() -> None:
 
 
 def test_packing_without_bos_or_separator_is_a_plain_cut() -> None:
-    contexts = list(
-        pack_documents([np.arange(5), np.arange(5, 9)], context_size=3, bos=None, separator=None)
-    )
+    packer = JoiningPacker(context_size=3, bos=None, separator=None)
+    contexts = packed(packer, [np.arange(5), np.arange(5, 9)])
     assert [list(c) for c in contexts] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
 def test_packing_doubles_no_mark_that_is_there_already() -> None:
     documents = [np.array([1, 5, 6]), np.array([1, 7]), np.array([8, 9, 9, 9])]
-    contexts = list(pack_documents(documents, context_size=4, bos=1, separator=1))
+    contexts = packed(JoiningPacker(context_size=4, bos=1, separator=1), documents)
     assert [list(c) for c in contexts] == [[1, 5, 6, 1], [1, 7, 1, 8], [1, 9, 9, 9]]
 
 
 def test_documents_that_are_not_packed_are_cut_or_left_out() -> None:
     documents = [np.arange(2, 9), np.arange(2, 4), np.array([1, 2, 3]), np.array([], np.int64)]
-    contexts = list(cut_documents(documents, context_size=3, bos=1))
+    contexts = packed(CuttingPacker(context_size=3, bos=1), documents)
     assert [list(c) for c in contexts] == [[1, 2, 3], [1, 2, 3], [1, 2, 3]]
 
 
 def test_a_stream_gets_a_bos_only_where_it_has_none() -> None:
     stream = np.array([9, 5, 6, 7, 9, 8, 5, 6, 7, 7])
     cut = list(cut_stream(stream, context_size=4, bos=9))
-    assert [list(c) for c in cut] == [[9, 5, 6, 7], [9, 8, 5, 6]]
+    assert [list(c) for c, _ in cut] == [[9, 5, 6, 7], [9, 8, 5, 6]]
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "dataset", "iterable", "saved", "array", "npy"])

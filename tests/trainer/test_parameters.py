@@ -18,11 +18,11 @@ from saekit_core.lm.errors import LMError
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.sae import SAE
 from saekit_trainer.config import LanguageModelSAERunnerConfig
-from saekit_trainer.contexts import Column
 from saekit_trainer.geometric_median import initial_decoder_bias
 from saekit_trainer.plan import plan_sae
 from saekit_trainer.runner import SAETrainingRunner
 from saekit_trainer.sae_in_training import SAEInTraining
+from saekit_trainer.samples.rows import StreamRows, TableRows
 from saekit_trainer.trainer import StepMetrics
 
 SMALL = LanguageModelSAERunnerConfig(
@@ -105,9 +105,9 @@ def test_batch_sizes_and_lengths(run: Any) -> None:
     assert [metrics.tokens for metrics in seen] == [128, 256, 384, 512, 640]
     tokens = runner.store.get_batch_tokens()
     assert tokens.shape == (4, 20)
-    assert runner.store._buffer.capacity == 6 * 4 * 20
+    assert runner.store._rows._buffer.capacity == 6 * 4 * 20
     assert (tokens[:, 0] != runner.model.tokenizer.bos_id).all()
-    assert run(n_batches_in_buffer=1)[0].store._buffer.capacity == 2 * 256
+    assert run(n_batches_in_buffer=1)[0].store._rows._buffer.capacity == 2 * 256
 
 
 def test_streaming_reads_as_it_goes(tmp_path: Path, model: LanguageModel) -> None:
@@ -115,12 +115,10 @@ def test_streaming_reads_as_it_goes(tmp_path: Path, model: LanguageModel) -> Non
         tmp_path / "train.parquet"
     )
     tokens = []
-    for streaming, kind in ((True, datasets.IterableDataset), (False, datasets.Dataset)):
+    for streaming, kind in ((True, StreamRows), (False, TableRows)):
         cfg = replace(SMALL, dataset_path=str(tmp_path), streaming=streaming)
         runner = SAETrainingRunner(cfg, override_model=model)
-        column = runner.store.source.documents  # type: ignore[attr-defined]
-        assert isinstance(column, Column)
-        assert isinstance(column.rows, kind)
+        assert isinstance(runner.store.source.documents, kind)  # type: ignore[attr-defined]
         tokens.append(runner.store.get_batch_tokens())
     assert torch.equal(*tokens)
 

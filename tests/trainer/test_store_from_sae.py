@@ -135,8 +135,8 @@ def test_sizes_are_those_asked_for(model: LanguageModel) -> None:
     assert store.get_batch_tokens().shape == (3, 20)
     assert store.get_batch_tokens(batch_size=7).shape == (7, 20)
     assert store.next_batch().shape == (32, 32)
-    assert store._buffer is not None
-    assert store._buffer.capacity == 5 * 3 * 20
+    buffer = store.state_dict()["buffer"]
+    assert len(buffer["rows"]) == 5 * 3 * 20
     for size in (1, 97):
         with pytest.raises(ConfigError, match=r"context_size: \d+ is not in 2..96"):
             ActivationsStore.from_sae(model, RESID, DATASET, context_size=size)

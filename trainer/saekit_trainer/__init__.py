@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saekit_core.sae.upload import upload_saes_to_huggingface as upload_saes_to_huggingface
     from saekit_trainer.activations_store import ActivationsStore as ActivationsStore
+    from saekit_trainer.cache.config import (
+        CacheActivationsRunnerConfig as CacheActivationsRunnerConfig,
+    )
+    from saekit_trainer.cache.making import CacheActivationsRunner as CacheActivationsRunner
     from saekit_trainer.config import LanguageModelSAERunnerConfig as LanguageModelSAERunnerConfig
     from saekit_trainer.evaluation import Evaluation as Evaluation
     from saekit_trainer.evaluation import ReconstructionFigures as ReconstructionFigures
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "saekit_core.sae.upload": ["upload_saes_to_huggingface"],
     ".activations_store": ["ActivationsStore"],
+    ".cache.config": ["CacheActivationsRunnerConfig"],
+    ".cache.making": ["CacheActivationsRunner"],
     ".config": ["LanguageModelSAERunnerConfig"],
     ".evaluation": ["Evaluation", "ReconstructionFigures", "evaluate", "evaluate_reconstruction"],
     ".multi_config": ["MultiSAETrainingRunnerConfig"],

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +11,23 @@ import torch
 from torch import Tensor
 
 from saekit_core.lm.bridged import BridgedModel, TappedModel, as_tapped
-from saekit_core.lm.hook_points import HookPoint, Tap
+from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.placing import bind_sae
 from saekit_core.sae.sae import SAE
+from saekit_trainer.cache.cache import ActivationCache
+from saekit_trainer.cache.rows import CachedRows
+from saekit_trainer.context_stream import ContextStream
 from saekit_trainer.contexts import ContextFormat, ContextSource, Separator, open_contexts
 from saekit_trainer.errors import ConfigError, DatasetError
-from saekit_trainer.mixing_buffer import MixingBuffer
+from saekit_trainer.hook_activations import HookActivations
+from saekit_trainer.live_rows import LiveRows
+from saekit_trainer.mixed_rows import MixedRows
 from saekit_trainer.run_config import RunConfig
-from saekit_trainer.self_text import SelfTextContexts
-from saekit_trainer.special_tokens import left_out
 from saekit_trainer.store_config import StoreConfig, usable_device
+from saekit_trainer.training_source import training_source
+
+__all__ = ["ActivationsStore", "StoreConfig"]
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -37,7 +42,6 @@ class ActivationsStore:
         hooks: all of them; the model stops at the deepest.
         source: where the tokens come from; read again from its start when it ends.
         config: sizes.
-        passes: how often the source has been begun.
     """
 
     def __init__(
@@ -52,19 +56,26 @@ class ActivationsStore:
         """
         Args:
             hook: one place to read, or several, whose activations then lie side by side.
+            source: an `ActivationCache` is also where `next_batch` takes the activations from.
             read: what is stored, ``[prompts, context, d_in]``, of the activations ``[prompts,
                 context, *hook.shape]`` at a hook point; None: all of them, heads flattened.
         """
         self.model = model
-        self._read = read or (lambda _, h: h.flatten(2))
         self.hooks = (hook,) if isinstance(hook, HookPoint) else tuple(hook)
         self.hook = self.hooks[0]
         self.source = source
         self.config = config
-        self.passes = 0
-        self._contexts = self._endless_contexts()
+        self._activations = HookActivations(
+            model,
+            self.hooks,
+            read=read,
+            seqpos_slice=config.seqpos_slice,
+            exclude=config.exclude_special_tokens,
+            device=config.device,
+            autocast=config.autocast,
+        )
+        self._rows = self._training_rows()
         self._held_out: Tensor | None = None
-        self._buffer: MixingBuffer | None = None
 
     @classmethod
     def from_config(
@@ -77,44 +88,23 @@ class ActivationsStore:
         """The store of a training run; `dataset` (see `open_contexts`) overrides the config's.
 
         Raises:
+            CacheError: the cached activations do not fit the run.
+            ConfigError: there are two sources, or none that begins without BOS.
             DatasetError: the data set cannot be opened.
         """
-        format_ = ContextFormat(cfg.context_size, cfg.prepend_bos)
-        chosen = cfg.dataset_path if dataset is None else dataset
-        if chosen is None:
-            if not cfg.prepend_bos:
-                raise ConfigError(
-                    "prepend_bos: the model's own text begins with BOS; give a data set",
-                    field="prepend_bos",
-                )
-            source: ContextSource = SelfTextContexts(
-                model,
-                cfg.context_size,
-                cfg.self_text_tokens,
-                cfg.self_text_temperature,
-                cfg.seed,
-                max_seconds=None if cfg.max_seconds is None else cfg.max_seconds / 5,
-                min_contexts=2 * cfg.eval_contexts,
-            )
-        else:
-            source = open_contexts(
-                chosen,
-                model.tokenizer,
-                format_,
-                split=cfg.dataset_split,
-                streaming=cfg.streaming,
-            )
+        hooks = (hook,) if isinstance(hook, HookPoint) else tuple(hook)
         config = StoreConfig(
             store_batch_size_prompts=cfg.store_batch_size_prompts,
             train_batch_size_tokens=cfg.train_batch_size_tokens,
             n_batches_in_buffer=cfg.n_batches_in_buffer,
             eval_contexts=cfg.eval_contexts,
             exclude_special_tokens=cfg.exclude_special_tokens,
+            prefetch=int(cfg.prefetch_llm_batches),
             dtype=getattr(torch, cfg.dtype),
             autocast=cfg.autocast_lm,
             seed=cfg.seed,
         )
-        return cls(model, hook, source, config)
+        return cls(model, hooks, training_source(model, cfg, hooks, dataset), config)
 
     @classmethod
     def from_sae(
@@ -216,36 +206,21 @@ class ActivationsStore:
             DatasetError: the data set has no context that is not held out.
         """
         n = batch_size or self.config.store_batch_size_prompts
-        rows = list(itertools.islice(self._contexts, n))
-        return torch.from_numpy(np.stack(rows)).to(self.model.device)
+        return torch.from_numpy(self._rows.take_contexts(n)).to(self.model.device)
 
     def get_activations(self, tokens: Tensor) -> Tensor:
-        """The model's activations at the hook point, ``[prompts, positions, d_in]``.
+        """The model's activations, ``[prompts, positions, d_in]``.
 
         Heads are flattened, or there is the one that is read; the positions are those of
-        `seqpos_slice`, all of the context by default.
+        `seqpos_slice`, all of the context by default. Those of several hook points lie side by
+        side, in the order of `hooks`; see `columns`.
 
         Those of several hook points lie side by side, in the order of `hooks`; see `columns`.
 
         Args:
             tokens: int64 ``[prompts, context]``.
         """
-        positions = slice(*self.config.seqpos_slice)
-        seen: dict[HookPoint, Tensor] = {}
-
-        def reader(hook: HookPoint) -> Tap:
-            def read(h: Tensor) -> None:
-                seen[hook] = self._read(hook, h[:, positions]).to(self.device)
-
-            return read
-
-        with torch.autocast(
-            self.model.device.type, dtype=torch.bfloat16, enabled=self.config.autocast
-        ):
-            self.model.forward(tokens, taps={hook: reader(hook) for hook in self.hooks})
-        if len(self.hooks) == 1:
-            return seen[self.hook]
-        return torch.cat([seen[hook] for hook in self.hooks], dim=2)
+        return self._activations.of(tokens)
 
     def columns(self, hook: HookPoint) -> slice:
         """Where the activations of one of `hooks` lie in the last axis."""
@@ -257,9 +232,55 @@ class ActivationsStore:
 
         Which ones, and their order, is determined by the source and the seed.
         """
-        if self._buffer is None:
-            self._buffer = self._new_buffer()
-        return self._buffer.next_batch(self.config.train_batch_size_tokens)
+        return self._rows.next_batch(self.config.train_batch_size_tokens)
+
+    @property
+    def passes(self) -> int:
+        """How often the source has been begun."""
+        return self._rows.passes
+
+    @property
+    def skipped_samples(self) -> int:
+        """Broken samples left out so far, of all passes."""
+        return self._rows.skipped_samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that determines the batches to come.
+
+        Returns:
+            ``position``, JSON values, and ``buffer``, tensors by name, which are the store's own:
+            write them down, or copy them, before the next batch.
+        """
+        return self._rows.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the `state_dict` of a store of the same configuration, with the same batches.
+
+        Raises:
+            DatasetError: it is of another data set.
+            ValueError: it is of a buffer of another shape.
+        """
+        self._rows.load_state_dict(state)
+
+    def close(self) -> None:
+        """End the thread that runs the model ahead, if there is one; a next batch begins anew."""
+        self._rows.close()
+
+    def _training_rows(self) -> MixedRows | CachedRows:
+        config = self.config
+        if isinstance(self.source, ActivationCache) and self._activations.read is None:
+            tokenizer = self.model.tokenizer
+            return CachedRows(self.source, self.hooks, tokenizer, config, self.device)
+        contexts = ContextStream(
+            self.source, held_out=config.eval_contexts, expected_tokens=config.expected_tokens
+        )
+        live = LiveRows(
+            contexts,
+            self._activations.rows,
+            n_prompts=config.store_batch_size_prompts,
+            ahead=config.prefetch,
+        )
+        return MixedRows(live, config, self.device)
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
@@ -283,59 +304,3 @@ class ActivationsStore:
                 )
             self._held_out = torch.from_numpy(np.stack(rows)).to(self.model.device)
         return self._held_out
-
-    def _endless_contexts(self) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-        read = 0
-        while True:
-            self.passes += 1
-            if self.passes > 1:
-                self._warn_of_end(read)
-            seen = False
-            for context in itertools.islice(
-                self.source.contexts(), self.config.eval_contexts, None
-            ):
-                seen = True
-                read += len(context)
-                yield context
-            if not seen:
-                raise DatasetError(
-                    f"dataset_path: the data set has no context beyond the "
-                    f"{self.config.eval_contexts} that are kept for evaluation",
-                    field="dataset_path",
-                )
-
-    def _warn_of_end(self, read: int) -> None:
-        expected = self.config.expected_tokens
-        if self.passes == 2 and expected is not None and read < expected:
-            warnings.warn(
-                f"the data set ended after {read:,} tokens, of {expected:,} expected; it is read "
-                "again from its beginning",
-                stacklevel=2,
-            )
-
-    def _new_buffer(self) -> MixingBuffer:
-        first = self.get_batch_tokens()
-        positions = first[:, slice(*self.config.seqpos_slice)]
-        rows = self._activation_rows(first)
-        chunk = next(rows)
-        return MixingBuffer(
-            itertools.chain([chunk], rows),
-            capacity=max(
-                self.config.n_batches_in_buffer * positions.numel(),
-                2 * self.config.train_batch_size_tokens,
-            ),
-            d_in=chunk.shape[1],
-            dtype=self.config.dtype,
-            device=self.device,
-            seed=self.config.seed,
-        )
-
-    def _activation_rows(self, first: Tensor) -> Iterator[Tensor]:
-        exclude, tokens = self.config.exclude_special_tokens, first
-        while True:
-            rows = self.get_activations(tokens).flatten(0, 1)
-            if exclude:
-                read = tokens[:, slice(*self.config.seqpos_slice)].flatten().to(rows.device)
-                rows = rows[~left_out(self.model.tokenizer, read, exclude)]
-            yield rows
-            tokens = self.get_batch_tokens()

@@ -24,6 +24,10 @@ def train(argv: list[str]) -> int:
     # Threads that sleep while they wait: beside other work on the same cores, spinning ones made a
     # run half as fast. Read when torch is loaded, which is why imports are local here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if argv[:1] == ["cache-activations"]:
+        from saekit_trainer.cache.cli import cache_activations
+
+        return cache_activations(argv[1:])
     from saekit_trainer.errors import ConfigError
     from saekit_trainer.options import parse_options
 

@@ -59,6 +59,7 @@ _AT_LEAST: Final = {
         "pre_act_loss_coefficient",
         "dead_feature_threshold",
         "residual_threshold",
+        "prefetch_llm_batches",
         "hook_layer",
         "n_checkpoints",
     ),
@@ -91,6 +92,11 @@ def check_run(cfg: RunConfig) -> None:
     for field, expected in _SHARES.items():
         if not 0.0 <= getattr(cfg, field) < 1.0:
             raise ConfigError(f"{field}: {getattr(cfg, field)}, expected {expected}", field=field)
+    if cfg.cached_activations_path is not None and not cfg.use_cached_activations:
+        raise ConfigError(
+            "cached_activations_path: has a meaning only with use_cached_activations",
+            field="cached_activations_path",
+        )
     if cfg.n_checkpoints and cfg.checkpoint_path is None:
         raise ConfigError(
             f"n_checkpoints: {cfg.n_checkpoints}, but checkpoint_path names no folder for them",

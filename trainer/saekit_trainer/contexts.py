@@ -1,157 +1,73 @@
-"""Where the tokens come from: text files, JSONL, token arrays, Hugging Face data sets."""
+"""Where the tokens come from: text files, JSONL, Parquet, token arrays, Hugging Face data sets."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from saekit_core.lm.tokenizer import LMTokenizer
+from saekit_trainer.context_format import ContextFormat, Separator
 from saekit_trainer.errors import DatasetError
-from saekit_trainer.packing import Tokens, cut_documents, cut_stream, pack_documents
+from saekit_trainer.packing import Tokens
+from saekit_trainer.samples.files import find_files
+from saekit_trainer.samples.json_lines import JsonLines, parse_line
+from saekit_trainer.samples.parquet_files import ParquetFiles, parquet_columns
+from saekit_trainer.samples.reading import (
+    BrokenSampleError,
+    OnBrokenSample,
+    Position,
+    SampleSource,
+)
+from saekit_trainer.samples.rows import IndexedRows, StreamRows, TableRows, is_transformed
+from saekit_trainer.samples.text_files import TextFiles
+from saekit_trainer.text_contexts import TextContexts
+from saekit_trainer.token_contexts import TokenRowContexts, TokenStreamContexts
 
-DOCUMENT_SEPARATOR: Final = "<|endoftext|>"
-Separator = int | Literal["default", "bos", "eos", "sep"] | None
-"""What stands between documents: a token id, the special token of that name if the tokenizer has
-one, or nothing. By default the BOS where contexts begin with it, else the EOS."""
+__all__ = ["ContextFormat", "ContextReader", "ContextSource", "Separator", "open_contexts"]
 
 _TOKEN_COLUMNS: Final = ("tokens", "input_ids")
 _TEXT_COLUMNS: Final = ("text", "content", "problem")
+_FILE_KINDS: Final = (".txt", ".jsonl", ".parquet", ".npy")
 
 
-@dataclass(frozen=True)
-class ContextFormat:
-    """What a context looks like."""
+class ContextReader(Protocol):
+    """One pass over contexts, an iterator of int64 ``[context_size]``."""
 
-    size: int
-    """Tokens, BOS included."""
-    prepend_bos: bool
-    separator: Separator = "default"
-    """Between the documents that share a context; of text only, as the rest is separated."""
-    concatenate: bool = True
-    """Whether documents of text are packed; else each that is long enough gives one context."""
+    @property
+    def skipped(self) -> int:
+        """Samples left out since the beginning of the pass, because they are broken."""
+
+    def __iter__(self) -> ContextReader: ...
+    def __next__(self) -> Tokens: ...
+
+    def position(self) -> Position:
+        """From where `ContextSource.contexts` goes on with the next context, as JSON values."""
 
 
 @runtime_checkable
 class ContextSource(Protocol):
-    """Contexts in a fixed order, as often as asked for."""
+    """Contexts in a fixed order, as often as asked for, from any place on."""
 
-    def contexts(self) -> Iterator[Tokens]:
-        """One pass: int64 ``[context_size]`` each."""
+    @property
+    def identity(self) -> Any:
+        """JSON value that changes when positions lose their meaning: names, sizes."""
 
-
-@dataclass(frozen=True)
-class TextContexts:
-    """Documents of text, tokenised as they are read."""
-
-    documents: Iterable[str]
-    """Iterable as often as passes are made."""
-    tokenizer: LMTokenizer
-    format: ContextFormat
-
-    def contexts(self) -> Iterator[Tokens]:
-        rows = (
-            self.tokenizer.encode_text(text, prepend_bos=False).ids
-            for text in self.documents
-            if text.strip()
-        )
-        return _packed(rows, self.tokenizer, self.format)
+    def contexts(self, start: Position | None = None) -> ContextReader:
+        """One pass, from its beginning or from an earlier position on."""
 
 
-@dataclass(frozen=True)
-class TokenRowContexts:
-    """Rows of token ids that are contexts already; longer ones are cut to size."""
+@runtime_checkable
+class RememberingSource(ContextSource, Protocol):
+    """A source that makes its contexts itself, and would not make the same ones again."""
 
-    rows: Iterable[Tokens]
-    format: ContextFormat
-    d_vocab: int
+    def memory(self) -> Any:
+        """The contexts so far, as JSON values."""
 
-    def contexts(self) -> Iterator[Tokens]:
-        for i, row in enumerate(self.rows):
-            ids = np.asarray(row)
-            if len(ids) < self.format.size:
-                raise DatasetError(
-                    f"dataset_path: row {i} has {len(ids)} tokens, fewer than "
-                    f"context_size={self.format.size}",
-                    field="context_size",
-                )
-            yield _checked(ids[: self.format.size], self.d_vocab, where=f"row {i}")
-
-
-@dataclass(frozen=True)
-class TokenStreamContexts:
-    """One long row of token ids, separated already where documents end."""
-
-    stream: Tokens
-    tokenizer: LMTokenizer
-    format: ContextFormat
-
-    def contexts(self) -> Iterator[Tokens]:
-        if not self.format.concatenate:
-            raise DatasetError(
-                "disable_concat_sequences: one stream of tokens does not say where documents end",
-                field="disable_concat_sequences",
-            )
-        stream = _checked(self.stream, self.tokenizer.d_vocab, where="the array")
-        bos = _bos(self.tokenizer, self.format)
-        return cut_stream(stream, context_size=self.format.size, bos=bos)
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A UTF-8 file; documents are separated by lines `<|endoftext|>`, if it has any."""
-
-    path: Path
-
-    def __iter__(self) -> Iterator[str]:
-        lines: list[str] = []
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.strip() == DOCUMENT_SEPARATOR:
-                    yield "".join(lines).strip()
-                    lines = []
-                else:
-                    lines.append(line)
-        if lines:
-            yield "".join(lines).strip()
-
-
-@dataclass(frozen=True)
-class JsonLines:
-    """A file with one JSON object per line; the text is in one of its usual fields."""
-
-    path: Path
-
-    def __iter__(self) -> Iterator[str]:
-        with self.path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                    name = next(c for c in _TEXT_COLUMNS if c in record)
-                except (ValueError, TypeError, StopIteration):
-                    raise DatasetError(
-                        f"{self.path.name}: line {number} is no JSON object with one of "
-                        f"{', '.join(_TEXT_COLUMNS)}",
-                        field="dataset_path",
-                    ) from None
-                yield str(record[name])
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a Hugging Face data set."""
-
-    rows: Iterable[Mapping[str, Any]]
-    name: str
-
-    def __iter__(self) -> Iterator[Any]:
-        return (row[self.name] for row in self.rows)
+    def remember(self, memory: Any) -> None:
+        """Take over a `memory` of a source of the same `identity`."""
 
 
 def open_contexts(
@@ -161,42 +77,146 @@ def open_contexts(
     *,
     split: str = "train",
     streaming: bool = True,
+    column: str | None = None,
+    on_broken: OnBrokenSample = "stop",
 ) -> ContextSource:
     """Contexts of `dataset`.
 
     Args:
-        dataset: a path to a .txt, .jsonl or .npy file, a Hugging Face data set (name, local
-            folder, or object), a `ContextSource`, or an array of token ids: ``[rows, length]`` of
-            contexts, or ``[length]`` of one stream.
+        dataset: .txt, .jsonl or .parquet files (a path or a glob), a .npy file, a Hugging Face data
+            set (name, local folder, or object), any iterable of mappings, a `ContextSource`, or an
+            array of token ids: ``[rows, length]`` of contexts, or ``[length]`` of one stream.
         tokenizer: turns text into ids.
         format: of the contexts.
         split, streaming: how a named Hugging Face data set is opened.
+        column: the column or field to read, of text or of token ids; without it the first there is
+            of tokens, input_ids, text, content and problem.
+        on_broken: whether a sample that cannot be used ends the run, or is left out and counted.
 
     Raises:
         DatasetError: there is no such data set, or it has no usable column.
     """
     if isinstance(dataset, ContextSource):
         return dataset
+    name = "the data set"
     if isinstance(dataset, str | Path):
-        path = Path(dataset)
-        suffix = path.suffix.lower()
-        if suffix in (".txt", ".jsonl", ".npy"):
-            if not path.is_file():
-                raise DatasetError(f"dataset_path: no file {path}", field="dataset_path")
-            if suffix == ".npy":
-                dataset = np.load(path, mmap_mode="r", allow_pickle=False)
-            else:
-                file = TextFile(path) if suffix == ".txt" else JsonLines(path)
-                return TextContexts(file, tokenizer, format)
+        name, kind = str(dataset), Path(dataset).suffix.lower()
+        if kind in _FILE_KINDS and not Path(dataset).is_dir():
+            paths = find_files(dataset)
+            if kind == ".txt":
+                return TextContexts(TextFiles(paths), tokenizer, format, on_broken)
+            if kind != ".npy":
+                files, is_tokens = _columned_files(paths, kind, column)
+                return _contexts_of(files, is_tokens, tokenizer, format, on_broken)
+            if len(paths) > 1:
+                raise DatasetError(
+                    f"dataset_path: {len(paths)} .npy files, expected one", field="dataset_path"
+                )
+            dataset = _load_array(paths[0])
         else:
-            dataset = _load_dataset(str(dataset), split=split, streaming=streaming)
+            dataset = _load_dataset(name, split=split, streaming=streaming)
     if isinstance(dataset, np.ndarray):
-        return _array_contexts(dataset, tokenizer, format)
-    return _dataset_contexts(dataset, tokenizer, format)
+        return _array_contexts(dataset, tokenizer, format, on_broken)
+    rows, is_tokens = _rows_of(dataset, name, column)
+    return _contexts_of(rows, is_tokens, tokenizer, format, on_broken)
+
+
+def _contexts_of(
+    samples: SampleSource,
+    is_tokens: bool,
+    tokenizer: LMTokenizer,
+    format_: ContextFormat,
+    on_broken: OnBrokenSample,
+) -> ContextSource:
+    if is_tokens:
+        return TokenRowContexts(samples, format_, tokenizer.d_vocab, on_broken)
+    return TextContexts(samples, tokenizer, format_, on_broken)
+
+
+def _columned_files(
+    paths: tuple[Path, ...], kind: str, column: str | None
+) -> tuple[SampleSource, bool]:
+    if kind == ".parquet":
+        names = parquet_columns(paths[0])
+        chosen = _column(names, column, paths[0].name)
+        files: SampleSource = ParquetFiles(paths, chosen)
+    else:
+        names = list(_first_record(paths[0]))
+        chosen = _column(names, column, paths[0].name)
+        files = JsonLines(paths, chosen)
+    return files, _holds_tokens(chosen, files)
+
+
+def _first_record(path: Path) -> Mapping[str, Any]:
+    """The first object in a JSONL file; what is broken before it is for its reader to say."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                try:
+                    return parse_line(line)
+                except BrokenSampleError:
+                    continue
+    raise DatasetError(f"dataset_path: {path.name} has no JSON object", field="dataset_path")
+
+
+def _rows_of(dataset: Any, name: str, column: str | None) -> tuple[SampleSource, bool]:
+    import datasets
+
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise DatasetError(
+            f"dataset_path: a data set of the splits {', '.join(dataset)}; give one of them",
+            field="dataset_path",
+        )
+    if not isinstance(dataset, Iterable) or isinstance(dataset, Iterator):
+        why = ", which can be read only once" if isinstance(dataset, Iterator) else ""
+        raise DatasetError(
+            f"dataset_path: {type(dataset).__name__}{why}, expected a data set",
+            field="dataset_path",
+        )
+    names = getattr(dataset, "column_names", None)
+    if names is None or is_transformed(dataset):
+        first: Mapping[str, Any] = next(iter(dataset), {})
+        names = list(first)
+    chosen = _column(names, column, name)
+    if isinstance(dataset, datasets.Dataset):
+        rows: SampleSource = TableRows(dataset, chosen, name)
+    else:
+        rows = StreamRows(dataset, chosen, name)
+    return rows, _holds_tokens(chosen, rows)
+
+
+def _column(names: Iterable[str], asked: str | None, where: str) -> str:
+    there = list(names)
+    wanted = (*_TOKEN_COLUMNS, *_TEXT_COLUMNS) if asked is None else (asked,)
+    for name in wanted:
+        if name in there:
+            return name
+    raise DatasetError(
+        f"{'dataset_path' if asked is None else 'dataset_column'}: {where} has the columns "
+        f"{', '.join(there) or 'none'}; expected {'one of ' if len(wanted) > 1 else ''}"
+        f"{', '.join(wanted)}",
+        field="dataset_path" if asked is None else "dataset_column",
+    )
+
+
+def _holds_tokens(column: str, samples: SampleSource) -> bool:
+    """Whether a column is of token ids, by its name or else by its first value."""
+    if column in (*_TOKEN_COLUMNS, *_TEXT_COLUMNS):
+        return column in _TOKEN_COLUMNS
+    reader = samples.read()
+    while True:
+        try:
+            value = next(reader, None)
+        except BrokenSampleError:
+            continue
+        return value is not None and not isinstance(value, str)
 
 
 def _array_contexts(
-    array: np.ndarray[Any, Any], tokenizer: LMTokenizer, format_: ContextFormat
+    array: np.ndarray[Any, Any],
+    tokenizer: LMTokenizer,
+    format_: ContextFormat,
+    on_broken: OnBrokenSample,
 ) -> ContextSource:
     if not np.issubdtype(array.dtype, np.integer) or array.ndim not in (1, 2):
         raise DatasetError(
@@ -206,25 +226,17 @@ def _array_contexts(
         )
     if array.ndim == 1:
         return TokenStreamContexts(array, tokenizer, format_)
-    return TokenRowContexts(cast(Iterable[Tokens], array), format_, tokenizer.d_vocab)
+    return TokenRowContexts(IndexedRows(array, "the array"), format_, tokenizer.d_vocab, on_broken)
 
 
-def _dataset_contexts(rows: Any, tokenizer: LMTokenizer, format_: ContextFormat) -> ContextSource:
-    names = getattr(rows, "column_names", None)
-    if names is None:
-        first: Mapping[str, Any] = next(iter(rows), {})
-        names = list(first)
-    for name in _TOKEN_COLUMNS:
-        if name in names:
-            return TokenRowContexts(Column(rows, name), format_, tokenizer.d_vocab)
-    for name in _TEXT_COLUMNS:
-        if name in names:
-            return TextContexts(Column(rows, name), tokenizer, format_)
-    raise DatasetError(
-        f"dataset_path: columns {', '.join(names) or 'none'}; expected one of "
-        f"{', '.join((*_TOKEN_COLUMNS, *_TEXT_COLUMNS))}",
-        field="dataset_path",
-    )
+def _load_array(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"dataset_path: {path} is no array that numpy loads ({error})", field="dataset_path"
+        ) from error
+    return array
 
 
 def _load_dataset(name: str, *, split: str, streaming: bool) -> Any:
@@ -237,59 +249,7 @@ def _load_dataset(name: str, *, split: str, streaming: bool) -> Any:
             saved = datasets.load_from_disk(name)
             return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
         return datasets.load_dataset(name, split=split, streaming=streaming)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(
             f"dataset_path: cannot open {name!r} ({error})", field="dataset_path"
         ) from error
-
-
-def _packed(
-    rows: Iterator[Tokens], tokenizer: LMTokenizer, format_: ContextFormat
-) -> Iterator[Tokens]:
-    bos = _bos(tokenizer, format_)
-    if not format_.concatenate:
-        return cut_documents(rows, context_size=format_.size, bos=bos)
-    separator = _separator(tokenizer, format_)
-    return pack_documents(rows, context_size=format_.size, bos=bos, separator=separator)
-
-
-def _separator(tokenizer: LMTokenizer, format_: ContextFormat) -> int | None:
-    asked = format_.separator
-    if isinstance(asked, int):
-        if not 0 <= asked < tokenizer.d_vocab:
-            raise DatasetError(
-                f"sequence_separator_token: {asked} is not in 0..{tokenizer.d_vocab - 1}",
-                field="sequence_separator_token",
-            )
-        return asked
-    if asked == "bos" or (asked == "default" and format_.prepend_bos):
-        return tokenizer.bos_id
-    if asked in ("eos", "default"):
-        return tokenizer.eos_ids[0] if tokenizer.eos_ids else None
-    if asked == "sep":
-        sep: int | None = tokenizer.hf.sep_token_id
-        return sep
-    if asked is None:
-        return None
-    raise DatasetError(
-        f"sequence_separator_token: {asked!r}; expected a token id, bos, eos, sep or None",
-        field="sequence_separator_token",
-    )
-
-
-def _bos(tokenizer: LMTokenizer, format_: ContextFormat) -> int | None:
-    if not format_.prepend_bos:
-        return None
-    if tokenizer.bos_id is None:
-        raise DatasetError("prepend_bos: the model's tokenizer has no BOS", field="prepend_bos")
-    return tokenizer.bos_id
-
-
-def _checked(ids: np.ndarray[Any, Any], d_vocab: int, *, where: str) -> Tokens:
-    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < d_vocab:
-        raise DatasetError(
-            f"dataset_path: {where} has token ids in {ids.min()}..{ids.max()}; the model knows "
-            f"0..{d_vocab - 1}",
-            field="dataset_path",
-        )
-    return ids.astype(np.int64)

@@ -23,6 +23,10 @@ class DatasetError(TrainerError):
     """A data set is missing, empty, or of a kind that cannot be read."""
 
 
+class CacheError(TrainerError):
+    """Cached activations cannot be written or read, or do not fit the run."""
+
+
 class DivergedError(TrainerError):
     """The loss is no longer a finite number."""
 

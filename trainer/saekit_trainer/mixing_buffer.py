@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -11,8 +11,11 @@ from torch import Tensor
 class MixingBuffer:
     """Mixes rows of a stream of chunks.
 
-    Its memory is allocated once. It is filled, half of it is handed out in random order, the rows
-    handed out are replaced by new ones, and so on: each row that enters leaves once at most.
+    Its memory is allocated once. It is filled; half of it is handed out in random order, batch by
+    batch; then a new random order is drawn over all of it, and so on. The rows of a batch are
+    replaced by new ones before the next batch, so that new ones are asked for at the pace at which
+    batches are: a model that runs ahead is never waited for in bursts. Each row that enters leaves
+    once at most.
     """
 
     def __init__(
@@ -38,7 +41,9 @@ class MixingBuffer:
         self._generator = torch.Generator().manual_seed(seed)
         self._pending = self._rows[:0]
         self._order = torch.arange(capacity)
-        self._taken = capacity  # nothing is in it yet, so every row may be replaced
+        self._taken = capacity
+        self._vacant = capacity
+        """Of the first `taken` rows of the order, how many at their end are not replaced yet."""
 
     @property
     def capacity(self) -> int:
@@ -49,22 +54,53 @@ class MixingBuffer:
         """`n` rows ``[n, d_in]``, at most half the capacity, as a tensor of their own."""
         if n > self.capacity // 2:
             raise ValueError(f"a batch of {n} from a buffer of {self.capacity}, at most half of it")
+        self._refill()
         if self._taken + n > self.capacity // 2:
-            self._refill()
-        index = self._order[self._taken : self._taken + n].to(self._rows.device)
+            self._order = torch.randperm(self.capacity, generator=self._generator)
+            self._taken = 0
+        batch = self._rows.index_select(0, self._slots(self._taken, self._taken + n))
         self._taken += n
-        return self._rows.index_select(0, index)
+        self._vacant = n
+        return batch
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything but the chunks to come. The tensors are the buffer's own: write them down, or
+        copy them, before the next batch.
+        """
+        return {
+            "rows": self._rows,
+            "order": self._order,
+            "places": torch.tensor([self._taken, self._vacant]),
+            "pending": self._pending,
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state_dict`; the chunks to come have to be those that came after it.
+
+        Raises:
+            ValueError: it is of a buffer of another size or dtype.
+        """
+        if state["rows"].shape != self._rows.shape or state["rows"].dtype != self._rows.dtype:
+            raise ValueError(
+                f"the state is of a buffer {list(state['rows'].shape)} of {state['rows'].dtype}, "
+                f"not {list(self._rows.shape)} of {self._rows.dtype}"
+            )
+        self._rows.copy_(state["rows"])
+        self._order = state["order"].clone()
+        self._taken, self._vacant = (int(i) for i in state["places"])
+        self._pending = state["pending"].clone()
+        self._generator.set_state(state["generator"])
 
     def _refill(self) -> None:
-        slots = self._order[: self._taken]
-        filled = 0
-        while filled < len(slots):
+        while self._vacant:
             chunk = self._pending if len(self._pending) else next(self._chunks)
-            part = chunk[: len(slots) - filled]
-            self._rows[slots[filled : filled + len(part)].to(self._rows.device)] = part.to(
-                self._rows
-            )
+            part = chunk[: self._vacant]
+            first = self._taken - self._vacant
+            slots = self._slots(first, first + len(part))
+            self._rows.index_copy_(0, slots, part.to(self._rows))
             self._pending = chunk[len(part) :]
-            filled += len(part)
-        self._order = torch.randperm(self.capacity, generator=self._generator)
-        self._taken = 0
+            self._vacant -= len(part)
+
+    def _slots(self, start: int, stop: int) -> Tensor:
+        return self._order[start:stop].to(self._rows.device)

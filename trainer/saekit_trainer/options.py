@@ -27,6 +27,9 @@ Examples:
 
   saekit train --config run.toml --lr 3e-4 --out my-sae
       Values of a TOML file, one of them overridden.
+
+  saekit train cache-activations --help
+      Activations on disk, to train on more than once.
 """
 
 _Flat = tyro.conf.arg(name="")

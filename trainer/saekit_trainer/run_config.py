@@ -29,11 +29,22 @@ class RunConfig:
     """Model by Hugging Face name or local folder; without it, the embedded default model."""
 
     dataset_path: str | None = None
-    """Text to train on: a .txt file (documents separated by lines <|endoftext|>, if any), a .jsonl
-    file with a text field, a .npy file of token ids, or a Hugging Face data set (name or local
-    folder) with a text, tokens or input_ids column. Without it, the model writes its own text."""
+    """Text, or tokens, to train on: .txt files (documents separated by lines <|endoftext|>, if
+    any), .jsonl or .parquet files (a path or a glob), a .npy file of token ids, or a Hugging Face
+    data set (name or local folder). Without it, the model writes its own text."""
     dataset_split: str = "train"
     """Split of a Hugging Face data set."""
+    dataset_column: str | None = None
+    """Column or field to read, of text or of token ids; without it the first there is of tokens,
+    input_ids, text, content and problem."""
+    on_broken_sample: Literal["stop", "skip"] = "stop"
+    """Whether a sample that cannot be read ends the run with a message, or is left out and
+    counted."""
+    use_cached_activations: bool = False
+    """Whether the activations are read from disk, where `saekit train cache-activations` put them,
+    in an order that is random across all of them."""
+    cached_activations_path: str | None = None
+    """The folder of those activations."""
     streaming: bool = True
     """Whether a Hugging Face data set is streamed rather than downloaded."""
     context_size: int = 128
@@ -61,6 +72,9 @@ class RunConfig:
     n_batches_in_buffer: int = 8
     """Runs of the model that the mixing buffer holds; it is never smaller than two training
     batches."""
+    prefetch_llm_batches: int | bool = 1
+    """Runs of the model that a thread does ahead of the training steps that need them; 0 for none.
+    The batches are the same."""
     eval_contexts: int = 64
     """First contexts of the data set, kept out of training for the evaluation."""
     feature_stats_tokens: int = 32_768

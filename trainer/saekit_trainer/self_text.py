@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import threading
 import time
-from collections.abc import Iterator
+import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +17,7 @@ from saekit_core.lm.errors import UnsupportedModelError
 from saekit_core.lm.model import LanguageModel
 from saekit_trainer.errors import DatasetError
 from saekit_trainer.packing import Tokens
+from saekit_trainer.samples.reading import Position
 
 ROWS_AT_ONCE = 64
 
@@ -98,25 +103,83 @@ class SelfTextContexts:
     min_contexts: int = 1
     """Contexts to write however long it takes."""
     _written: list[Tokens] = field(default_factory=list, repr=False)
+    _out_of_time: bool = field(default=False, repr=False)
     _seconds: float = field(default=0.0, repr=False)
+    _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def contexts(self) -> Iterator[Tokens]:
+    @property
+    def identity(self) -> Any:
+        return [self.model.revision, self.context_size, self.temperature, self.seed]
+
+    def contexts(self, start: Position | None = None) -> _WrittenReader:
         """One pass over what there is, and what may still be written."""
-        yield from self._written
-        wanted = max(self.max_tokens // self.context_size, 1)
-        while (done := len(self._written)) < wanted:
-            late = self.max_seconds is not None and self._seconds >= self.max_seconds
-            if late and done >= self.min_contexts:
-                return
-            began = time.monotonic()
-            rows = sample_contexts(
-                self.model,
-                n_rows=min(ROWS_AT_ONCE, wanted - done),
-                context_size=self.context_size,
-                temperature=self.temperature,
-                # A seed per chunk: the text does not depend on how often a pass was broken off.
-                generator=torch.Generator().manual_seed(self.seed + done),
-            )
-            self._seconds += time.monotonic() - began
-            self._written.extend(rows.numpy())
-            yield from self._written[done:]
+        return _WrittenReader(self, 0 if start is None else start["context"])
+
+    def context(self, index: int) -> Tokens | None:
+        """One of the contexts, written now if there is none yet; None behind the last."""
+        with self._writing:
+            while index >= len(self._written):
+                self._out_of_time = self._out_of_time or self._is_late()
+                if self._out_of_time or len(self._written) >= self._wanted:
+                    return None
+                self._write()
+            return self._written[index]
+
+    def memory(self) -> dict[str, Any]:
+        """The text so far, as JSON values: another process would take as long to write it again,
+        and writing may have ended by the clock."""
+        with self._writing:
+            tokens = np.array(self._written, "<i4")
+            packed = base64.b85encode(zlib.compress(tokens.tobytes())).decode()
+            ended = {"out_of_time": self._out_of_time, "seconds": self._seconds}
+            return {"tokens": packed, **ended}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Take over the text of a `memory` with the same `identity`."""
+        with self._writing:
+            data = zlib.decompress(base64.b85decode(memory["tokens"]))
+            tokens = np.frombuffer(data, "<i4").reshape(-1, self.context_size)
+            self._written = list(tokens.astype(np.int64))
+            self._out_of_time, self._seconds = memory["out_of_time"], memory["seconds"]
+
+    def _is_late(self) -> bool:
+        late = self.max_seconds is not None and self._seconds >= self.max_seconds
+        return late and len(self._written) >= self.min_contexts
+
+    @property
+    def _wanted(self) -> int:
+        return max(self.max_tokens // self.context_size, 1)
+
+    def _write(self) -> None:
+        done, began = len(self._written), time.monotonic()
+        rows = sample_contexts(
+            self.model,
+            n_rows=min(ROWS_AT_ONCE, self._wanted - done),
+            context_size=self.context_size,
+            temperature=self.temperature,
+            # A seed per chunk: the text does not depend on how often a pass was broken off.
+            generator=torch.Generator().manual_seed(self.seed + done),
+        )
+        self._seconds += time.monotonic() - began
+        self._written.extend(rows.numpy())
+
+
+class _WrittenReader:
+    skipped = 0
+
+    def __init__(self, source: SelfTextContexts, start: int) -> None:
+        self._source = source
+        self._next = start
+
+    def position(self) -> Position:
+        return {"context": self._next}
+
+    def __iter__(self) -> _WrittenReader:
+        return self
+
+    def __next__(self) -> Tokens:
+        context = self._source.context(self._next)
+        if context is None:
+            raise StopIteration
+        self._next += 1
+        return context

@@ -30,6 +30,8 @@ class StoreConfig:
     """Where the activations go; None: the model's."""
     expected_tokens: int | None = None
     """Warn if the data set has fewer, at its end."""
+    prefetch: int = 0
+    """Runs of the model that a thread of its own does ahead of the batches that need them."""
     dtype: torch.dtype = torch.float32
     """Of the buffer."""
     autocast: bool = False

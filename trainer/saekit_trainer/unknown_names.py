@@ -12,7 +12,6 @@ _REMEDIES: Final = {
     "act_store_device": "activations stay on the model's device",
     "activations_mixing_fraction": "half of the buffer is replaced at a time",
     "autocast_data": "see autocast_lm",
-    "cached_activations_path": "activations are always made on the fly",
     "dataset_trust_remote_code": "code from data sets is never run",
     "disable_concat_sequences": "documents are always packed; give contexts as rows of tokens",
     "from_pretrained_path": "an SAE starts from fresh weights",
@@ -33,7 +32,6 @@ _REMEDIES: Final = {
     "seqpos_slice": "every position is trained on, special tokens perhaps not "
     "(exclude_special_tokens)",
     "sequence_separator_token": "BOS separates documents",
-    "use_cached_activations": "activations are always made on the fly",
     "use_matryoshka_aux_loss": "dead features explain what the whole SAE leaves over",
     "use_sparse_activations": "activations of topk kinds are always sparse",
     "verbose": "the runner's report shows how far it is",

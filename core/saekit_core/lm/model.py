@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ class LanguageModel:
     activations before their gain, ...) make the call run through TransformerLens' bridge, which
     shares the parameters.
 
-    One thread at a time may run it.
+    Threads take turns: a pass waits for the one before it.
 
     Attributes:
         name: as on the hub, or the folder's name.
@@ -63,6 +64,8 @@ class LanguageModel:
         # need not stay in memory for those who never go through it.
         self._shared = None
         self._slot_layers: tuple[LayerShape, ...] | None = None
+        # Taps are attached to the modules themselves, which everybody runs.
+        self._turn = threading.RLock()
 
     # what it is
 
@@ -110,8 +113,9 @@ class LanguageModel:
     @property
     def bridge(self) -> TransformerBridge:
         """TransformerLens' view of the same parameters, built when first asked for."""
-        if self._shared is None:
-            self._shared = build_bridge(self.hf, self.tokenizer.hf, self.name)
+        with self._turn:
+            if self._shared is None:
+                self._shared = build_bridge(self.hf, self.tokenizer.hf, self.name)
         bridge: TransformerBridge = self._shared.bridge
         return bridge
 
@@ -258,7 +262,7 @@ class LanguageModel:
             if plain
             else tapped_bridge(self.bridge.hook_dict, taps, stop_after_last=stop_after_last)
         )
-        with attached:
+        with self._turn, attached:
             return run_pass(
                 root, tokens.to(self.device), inputs, logits_at=wanted, all_logits=at_unembed
             )

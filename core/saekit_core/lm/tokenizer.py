@@ -100,6 +100,26 @@ class LMTokenizer:
             raise TokenizationError("the text gives no token", field="text")
         return self._tokenized(ids, byte_positions(text)[characters], text=text)
 
+    def encode_many(self, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+        """Ids of each text, ``[n]``, as `encode_text` without a BOS; none for an empty text.
+
+        Several times as fast as one text at a time, for those who need nothing but the ids.
+
+        Args:
+            texts: of valid UTF-8.
+        """
+        if not texts:
+            return []
+        encoding = self.hf(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            truncation=False,
+            verbose=False,
+        )
+        return [np.array(ids, dtype=np.int64) for ids in encoding["input_ids"]]
+
     def encode_chat(
         self, messages: Sequence[ChatMessage], add_generation_prompt: bool = True
     ) -> Tokenized:

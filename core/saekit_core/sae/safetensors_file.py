@@ -20,7 +20,7 @@ from saekit_core.sae.errors import SAEFormatError
 
 LENGTH_BYTES: Final = 8
 MAX_HEADER_BYTES: Final = 1 << 20
-_FLOATS: Final = {
+FLOATS: Final = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F32": torch.float32,
@@ -55,13 +55,16 @@ def header_length(prefix: bytes, *, file_bytes: int, where: str) -> int:
     return length
 
 
-def parse_header(header: bytes, *, data_bytes: int, where: str) -> dict[str, TensorEntry]:
+def parse_header(
+    header: bytes, *, data_bytes: int, where: str, dtypes: Mapping[str, torch.dtype] = FLOATS
+) -> dict[str, TensorEntry]:
     """The tensors that a header describes, held against the data there is.
 
     Args:
         header: the JSON header.
         data_bytes: bytes that follow it in the file.
         where: the file's name, for messages.
+        dtypes: those that are expected, by the format's names.
 
     Raises:
         SAEFormatError: naming the file and the tensor.
@@ -73,7 +76,7 @@ def parse_header(header: bytes, *, data_bytes: int, where: str) -> dict[str, Ten
     if not isinstance(values, dict):
         raise SAEFormatError(f"{where}: the header is no JSON object")
     values.pop("__metadata__", None)
-    entries = {name: _entry(name, value, where) for name, value in values.items()}
+    entries = {name: _entry(name, value, where, dtypes) for name, value in values.items()}
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != position or entry.stop > data_bytes:
@@ -99,8 +102,11 @@ def view_tensors(data: Tensor, entries: Mapping[str, TensorEntry]) -> dict[str, 
     return views
 
 
-def read_mapped(path: Path) -> dict[str, Tensor]:
+def read_mapped(path: Path, *, dtypes: Mapping[str, torch.dtype] = FLOATS) -> dict[str, Tensor]:
     """Tensors of a file, mapped privately: writes to them never reach the file.
+
+    Args:
+        dtypes: those that are expected, by the format's names.
 
     Raises:
         SAEFormatError: the file is missing, truncated, or lies about its content.
@@ -114,19 +120,19 @@ def read_mapped(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise SAEFormatError(f"{where}: {error.strerror}") from None
     start = LENGTH_BYTES + length
-    entries = parse_header(header, data_bytes=size - start, where=where)
+    entries = parse_header(header, data_bytes=size - start, where=where, dtypes=dtypes)
     whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     return view_tensors(whole[start:], entries)
 
 
-def _entry(name: str, value: Any, where: str) -> TensorEntry:
+def _entry(name: str, value: Any, where: str, dtypes: Mapping[str, torch.dtype]) -> TensorEntry:
     if not isinstance(value, dict):
         raise SAEFormatError(f"{where}: {name} is described by {value!r:.80}", field=name)
-    dtype = _FLOATS.get(str(value.get("dtype")))
+    dtype = dtypes.get(str(value.get("dtype")))
     if dtype is None:
         raise SAEFormatError(
             f"{where}: {name} has dtype {value.get('dtype')!r}, expected one of "
-            f"{', '.join(_FLOATS)}",
+            f"{', '.join(dtypes)}",
             field=name,
         )
     shape: Any = value.get("shape")

@@ -27,7 +27,7 @@ from saekit_core.sae.disk import write_sae_folder
 from saekit_core.sae.layout import WEIGHTS_FILE
 from saekit_core.sae.sae import SAE
 from saekit_trainer.config import LanguageModelSAERunnerConfig
-from saekit_trainer.contexts import ContextFormat, TextContexts
+from saekit_trainer.context_format import ContextFormat
 from saekit_trainer.default_model.corpus import Corpus, read_corpus
 from saekit_trainer.default_model.labels import label_features, read_label_rules
 from saekit_trainer.default_model.saes_card import SAERecord, write_sae_records, write_sae_section
@@ -35,7 +35,9 @@ from saekit_trainer.display import TrainingDisplay
 from saekit_trainer.evaluation import evaluate
 from saekit_trainer.feature_stats import SnippetConfig, describe_features
 from saekit_trainer.runner import SAETrainingRunner
+from saekit_trainer.samples.rows import IndexedRows
 from saekit_trainer.self_text import sample_contexts
+from saekit_trainer.text_contexts import TextContexts
 
 CONTEXT: Final = 128
 HELD_OUT_CONTEXTS: Final = 400
@@ -116,7 +118,9 @@ def train_one(
     model: LanguageModel, corpus: Corpus, cfg: LanguageModelSAERunnerConfig, console: Console
 ) -> SAE:
     """A finished SAE; nothing is written."""
-    source = TextContexts(corpus.train, model.tokenizer, ContextFormat(CONTEXT, prepend_bos=True))
+    source = TextContexts(
+        IndexedRows(corpus.train), model.tokenizer, ContextFormat(CONTEXT, prepend_bos=True)
+    )
     with TrainingDisplay(console) as display:
         return SAETrainingRunner(
             cfg, override_model=model, override_dataset=source, report=display
@@ -174,7 +178,9 @@ def narrow_weights(folder: Path) -> None:
 
 def contexts_of(model: LanguageModel, stories: Sequence[str], n: int) -> Tensor:
     """The first `n` contexts of `stories`, int64 ``[n, CONTEXT]``."""
-    source = TextContexts(stories, model.tokenizer, ContextFormat(CONTEXT, prepend_bos=True))
+    source = TextContexts(
+        IndexedRows(stories), model.tokenizer, ContextFormat(CONTEXT, prepend_bos=True)
+    )
     return torch.from_numpy(np.stack(list(itertools.islice(source.contexts(), n))))
 
 

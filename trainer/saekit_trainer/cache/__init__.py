@@ -1,0 +1,1 @@
+"""Activations on disk: made once, trained on as often as wanted."""

@@ -1,0 +1,101 @@
+"""Activations straight from the model, which may run ahead of who trains on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from saekit_trainer.context_stream import ContextStream
+from saekit_trainer.packing import Tokens
+from saekit_trainer.read_ahead import ReadAhead
+from saekit_trainer.samples.reading import Position
+
+
+class _Chunk(NamedTuple):
+    rows: Tensor
+    """``[rows, d_in]``."""
+    context_size: int
+    behind: Position
+    """Of the contexts, after those of this chunk."""
+
+
+@dataclass
+class _Maker:
+    """Runs the model over the next contexts."""
+
+    contexts: ContextStream
+    n_prompts: int
+    read: Callable[[Tokens], Tensor]
+
+    def __call__(self) -> _Chunk:
+        tokens = self.contexts.take(self.n_prompts)
+        return _Chunk(self.read(tokens), tokens.shape[1], self.contexts.position())
+
+
+class LiveRows(Iterator[Tensor]):
+    """Activations ``[rows, d_in]`` of some contexts at a time, without end.
+
+    Where it is, it says by what has been taken from it. What was computed ahead of that is computed
+    again after a resume, or after contexts were taken in between; so nothing depends on how far
+    ahead the model happened to be.
+
+    Attributes:
+        position: of the contexts, behind all that was taken.
+        n_prompts: contexts per run of the model.
+        context_size: tokens per context; 0 before the first.
+        contexts: not to be read past this object.
+    """
+
+    def __init__(
+        self,
+        contexts: ContextStream,
+        read: Callable[[Tokens], Tensor],
+        *,
+        n_prompts: int,
+        ahead: int,
+    ) -> None:
+        """
+        Args:
+            contexts: belong to this object from now on.
+            read: from contexts ``[prompts, context]`` to activations ``[rows, d_in]``. With
+                `ahead` it is called in another thread, so it must not hold on to this object.
+            n_prompts: contexts per run of the model.
+            ahead: runs to do ahead; with 0 each is done when it is asked for.
+        """
+        self.position = contexts.position()
+        self.n_prompts = n_prompts
+        self.context_size = 0
+        self.contexts = contexts
+        self._make = _Maker(contexts, n_prompts, read)
+        self._ahead = ahead
+        self._thread: ReadAhead[_Chunk] | None = None
+
+    def __next__(self) -> Tensor:
+        if self._ahead and self._thread is None:
+            self._thread = ReadAhead(self._make, self._ahead)
+        chunk = self._make() if self._thread is None else next(self._thread)
+        self.position, self.context_size = chunk.behind, chunk.context_size
+        return chunk.rows
+
+    def take_contexts(self, n: int) -> Tokens:
+        """The next contexts, int64 ``[n, context]``; activations go on behind them."""
+        self.close()
+        taken = self.contexts.take(n)
+        self.position = self.contexts.position()
+        return taken
+
+    def go_to(self, position: Position) -> None:
+        """Go on from an earlier `position`."""
+        self.close()
+        self.position = position
+        self.contexts.go_to(position)
+
+    def close(self) -> None:
+        """End the thread, if there is one; the next activations start another."""
+        if self._thread is not None:
+            self._thread.close()
+            self._thread = None
+            self.contexts.go_to(self.position)

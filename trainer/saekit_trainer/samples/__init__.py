@@ -1,0 +1,1 @@
+"""What data sets are made of, read from any place on."""
