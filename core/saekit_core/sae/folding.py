@@ -1,4 +1,4 @@
-"""The factor that normalised activations are scaled by, folded into an SAE's weights."""
+"""Factors folded into an SAE's weights: of its input, and of its decoder rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from saekit_core.sae.architectures import architecture_of
 from saekit_core.sae.config import SAEConfig
 from saekit_core.sae.errors import SAEError
+from saekit_core.sae.top_k import TopK
+from saekit_core.sae.weights import Weights, decoder_norms
 
 FOLDED_FROM = "expected_average_only_in"
 """The normalisation that a factor belongs to."""
+_SMALLEST_NORM = 1e-8
 
 
 def folded_config(cfg: SAEConfig, factor: float) -> SAEConfig:
@@ -44,3 +48,25 @@ def folded_weights(weights: Mapping[str, Tensor], factor: float) -> dict[str, Te
         folded["W_enc"] = weights["W_enc"] * factor
         folded["W_dec"] = weights["W_dec"] / factor
     return folded
+
+
+def fold_decoder_norms(cfg: SAEConfig, weights: Weights) -> None:
+    """Make decoder rows unit vectors and the encoder carry their norms, in place.
+
+    Raises:
+        SAEError: a kind that would then select other features.
+    """
+    architecture = architecture_of(cfg)
+    scaled = architecture.scaled_by_norm
+    top_k = isinstance(architecture.select, TopK)
+    if scaled is None or (top_k and not cfg.rescale_acts_by_decoder_norm):
+        remedy = ", unless it has rescale_acts_by_decoder_norm" if top_k else ""
+        raise SAEError(
+            f"fold_W_dec_norm: would change which features a {cfg.architecture} SAE selects"
+            f"{remedy}",
+            field="rescale_acts_by_decoder_norm" if top_k else "architecture",
+        )
+    norms = decoder_norms(weights).clamp(min=_SMALLEST_NORM)
+    weights["W_dec"].div_(norms[:, None])
+    for name in ("W_enc", *scaled):
+        weights[name].mul_(norms)

@@ -19,9 +19,9 @@ from saekit_core.sae.architectures import (
 )
 from saekit_core.sae.config import CONSTANT_SCALAR, SAEConfig
 from saekit_core.sae.dtypes import dtype_name, torch_dtype
-from saekit_core.sae.errors import SAEError, SAEFormatError
+from saekit_core.sae.errors import SAEError
 from saekit_core.sae.feature_wise import FeatureWise
-from saekit_core.sae.folding import folded_config, folded_weights
+from saekit_core.sae.folding import fold_decoder_norms, folded_config, folded_weights
 from saekit_core.sae.normalization import (
     STATE_OF_NORMALIZATION,
     EncodeState,
@@ -29,10 +29,8 @@ from saekit_core.sae.normalization import (
     normalize,
 )
 from saekit_core.sae.temporal import Temporal
-from saekit_core.sae.top_k import TopK
-from saekit_core.sae.weights import ALL, decoder_norms
-
-_SMALLEST_NORM = 1e-8
+from saekit_core.sae.tensor_checks import check_tensors
+from saekit_core.sae.weights import ALL
 
 
 class SAE(nn.Module):
@@ -404,20 +402,7 @@ class SAE(nn.Module):
             SAEError: for kinds that would then select other features: matching pursuit, temporal,
                 and topk and abstopk without rescaling.
         """
-        scaled = self.architecture.scaled_by_norm
-        top_k = isinstance(self.architecture.select, TopK)
-        if scaled is None or (top_k and not self.cfg.rescale_acts_by_decoder_norm):
-            remedy = ", unless it has rescale_acts_by_decoder_norm" if top_k else ""
-            raise SAEError(
-                f"fold_W_dec_norm: would change which features a {self.cfg.architecture} SAE "
-                f"selects{remedy}",
-                field="rescale_acts_by_decoder_norm" if top_k else "architecture",
-            )
-        norms = decoder_norms(self.weights()).clamp(min=_SMALLEST_NORM)
-        self.W_dec.div_(norms[:, None])
-        self.W_enc.mul_(norms)
-        for name in scaled:
-            self.get_parameter(name).mul_(norms)
+        fold_decoder_norms(self.cfg, self.weights())
 
     @torch.no_grad()
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
@@ -478,25 +463,3 @@ class _LastState(threading.local):
 
     def __reduce__(self) -> tuple[type[_LastState], tuple[()]]:
         return _LastState, ()
-
-
-def check_tensors(cfg: SAEConfig, state: Mapping[str, Tensor]) -> None:
-    """Hold tensors against what the architecture has: names, shapes, dtype.
-
-    Raises:
-        SAEFormatError: naming the tensor, what it is and what it should be.
-    """
-    expected = architecture_of(cfg).shapes(cfg)
-    for name in expected.keys() - state.keys():
-        raise SAEFormatError(f"{name}: missing, {cfg.architecture} has it", field=name)
-    for name in state.keys() - expected.keys():
-        raise SAEFormatError(f"{name}: {cfg.architecture} has no such tensor", field=name)
-    dtype = torch_dtype(cfg.dtype)
-    for name, shape in expected.items():
-        tensor = state[name]
-        if tuple(tensor.shape) != shape:
-            raise SAEFormatError(
-                f"{name}: shape {list(tensor.shape)}, expected {list(shape)}", field=name
-            )
-        if tensor.dtype != dtype:
-            raise SAEFormatError(f"{name}: {tensor.dtype}, expected {dtype}", field=name)
