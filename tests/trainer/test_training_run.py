@@ -273,6 +273,39 @@ def test_the_command_trains_on_the_models_own_text_and_publishes(
     assert "step 4/4" in captured.err
 
 
+def test_a_file_with_tables_trains_several_saes_at_once(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        """
+        training_tokens = 99_999
+        [logger]
+        log_to_wandb = false
+        [saes.early]
+        hook_name = "blocks.1.hook_resid_pre"
+        architecture = "batchtopk"
+        d_sae = 48
+        [saes.late]
+        hook_name = "blocks.2.hook_resid_pre"
+        d_sae = 64
+        """
+    )
+    flags = [*cli_flags(folder), "--config", str(file), "--publish", str(tmp_path / "saes")]
+    flags.remove("--d-sae")
+    flags.remove("64")
+    status = train([*flags, "--sae-id", "run7", "--json"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    summary = json.loads(captured.out)
+    assert {name: s["training_tokens"] for name, s in summary.items()} == {
+        "run7/early": 1024,  # the flag overrides the file
+        "run7/late": 1024,
+    }
+    assert SAE.load_from_disk(tmp_path / "saes/run7/early").cfg.d_sae == 48
+    assert SAE.load_from_disk(tmp_path / "saes/run7/late").cfg.d_sae == 64
+
+
 def test_flags_override_the_config_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('architecture = "standard"\nlr = 0.5\nl1_coefficient = 3.0\n')

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from saekit_trainer.options import TrainOptions
+    from saekit_trainer.options import OneSAE, SeveralSAEs, WhatToDo
+    from saekit_trainer.results import Reporter, TrainingResult
 
 
 def train(argv: list[str]) -> int:
@@ -42,49 +43,79 @@ def train(argv: list[str]) -> int:
     return _run(options, console)
 
 
-def _run(options: TrainOptions, console: Console) -> int:
-    from dataclasses import replace
-
+def _run(options: OneSAE | SeveralSAEs, console: Console) -> int:
     from transformers.utils import logging
 
     from saekit_core.lm.errors import LMError
     from saekit_core.sae.errors import SAEError
     from saekit_trainer.display import TrainingDisplay
     from saekit_trainer.errors import TrainerError
-    from saekit_trainer.publish import publish_sae, publish_target
-    from saekit_trainer.runner import SAETrainingRunner
+    from saekit_trainer.options import SeveralSAEs
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    cfg = options.run
-    if options.out is not None:
-        cfg = replace(cfg, output_path=str(options.out))
     try:
         with TrainingDisplay(console) as display, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(
                 f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True
             )
-            runner = SAETrainingRunner(cfg, report=display)
-            sae_id = options.sae_id or runner.plan.label
-            if options.publish is not None:
-                publish_target(options.publish, sae_id)
-            runner.run()
-        assert runner.result is not None
-        result = runner.result
-        summary = result.summary()
-        if options.publish is not None:
-            folder = publish_sae(result.sae, options.publish, sae_id, features=result.features)
-            summary |= {"sae_id": sae_id, "published": str(folder)}
+            results = _train(options, display)
+        summaries = {
+            name: result.summary() | _publish(options, name, result)
+            for name, result in results.items()
+        }
     except (TrainerError, LMError, SAEError, OSError) as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print("interrupted; nothing was written", highlight=False)
+        kept = options.run.n_checkpoints > 0
+        what = "checkpoints written before stay" if kept else "nothing was written"
+        console.print(f"interrupted; {what}", highlight=False)
         return 130
     if options.json:
-        sys.stdout.write(json.dumps(summary) + "\n")
+        several = isinstance(options, SeveralSAEs)
+        shown = summaries if several else next(iter(summaries.values()))
+        sys.stdout.write(json.dumps(shown) + "\n")
     else:
-        _print_summary(summary)
+        for summary in summaries.values():
+            _print_summary(summary)
     return 0
+
+
+def _train(options: OneSAE | SeveralSAEs, report: Reporter) -> dict[str, TrainingResult]:
+    """The finished SAEs by sae_id."""
+    from dataclasses import replace
+
+    from saekit_trainer.options import OneSAE
+    from saekit_trainer.publish import publish_target
+    from saekit_trainer.runner import MultiSAETrainingRunner, SAETrainingRunner
+
+    out = options.run.output_path if options.out is None else str(options.out)
+    if isinstance(options, OneSAE):
+        one = SAETrainingRunner(replace(options.run, output_path=out), report=report)
+        sae_ids = {"": options.sae_id or one.plan.label}
+    else:
+        several = MultiSAETrainingRunner(replace(options.run, output_path=out), report=report)
+        prefix = "" if options.sae_id is None else f"{options.sae_id}/"
+        sae_ids = {name: prefix + name for name in several.plans}
+    if options.publish is not None:
+        for sae_id in sae_ids.values():
+            publish_target(options.publish, sae_id)  # what is wrong with it is said at once
+    if isinstance(options, OneSAE):
+        one.run()
+        assert one.result is not None
+        return {sae_ids[""]: one.result}
+    several.run()
+    return {sae_ids[name]: result for name, result in several.results.items()}
+
+
+def _publish(options: WhatToDo, sae_id: str, result: TrainingResult) -> dict[str, str]:
+    """Publish an SAE if it is to be; what the summary says of it."""
+    from saekit_trainer.publish import publish_sae
+
+    if options.publish is None:
+        return {}
+    folder = publish_sae(result.sae, options.publish, sae_id, features=result.features)
+    return {"sae_id": sae_id, "published": str(folder)}
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from tyro.conf import Fixed
+
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.errors import ConfigError
 from saekit_trainer.nested_config import LoggingConfig, SAESettings, sae_values
@@ -16,10 +18,12 @@ from saekit_trainer.run_config import RunConfig
 class MultiSAETrainingRunnerConfig(RunConfig):
     """SAEs by name, each with what is its own; the rest they have in common."""
 
-    saes: Mapping[str, SAESettings | Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    saes: Fixed[Mapping[str, SAESettings | Mapping[str, Any]]] = field(
+        default_factory=dict, hash=False
+    )
     """Name → the configuration of its architecture, or a table of flat names, which may say
     hook_name as well."""
-    hook_names: Mapping[str, str] | str | None = field(default=None, hash=False)
+    hook_names: Fixed[Mapping[str, str] | str | None] = field(default=None, hash=False)
     """Hook point of each SAE by name, or of all."""
 
     def __post_init__(self, logger: LoggingConfig | Mapping[str, Any] | None) -> None:

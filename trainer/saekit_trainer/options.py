@@ -11,6 +11,7 @@ import tyro
 
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.errors import ConfigError
+from saekit_trainer.multi_config import MultiSAETrainingRunnerConfig
 
 EXAMPLES = """Train a sparse autoencoder and write a folder that a server can load.
 
@@ -35,36 +36,57 @@ Examples:
 _Flat = tyro.conf.arg(name="")
 
 
-@dataclass(frozen=True)
-class TrainOptions:
+@dataclass(frozen=True, kw_only=True)
+class WhatToDo:
     """What `saekit train` does, beside the run itself."""
 
-    run: Annotated[LanguageModelSAERunnerConfig, _Flat] = field(
-        default_factory=LanguageModelSAERunnerConfig
-    )
     config: Path | None = None
-    """TOML file with values for the flags of the run, by their names; flags override it."""
+    """TOML file with values for the flags of the run, by their names; flags override it. A table
+    [saes.NAME] for each of several SAEs, with what is its own, trains them all at once."""
     out: Path | None = None
-    """Folder to write the finished SAE to (output_path by another name)."""
+    """Folder to write the finished SAE to (output_path by another name), or several by name."""
     publish: Path | None = None
     """Folder, as a server watches one, in which the finished SAE appears under its sae_id."""
     sae_id: str | None = None
-    """Name of the published SAE; HOOK-ARCHITECTURE-D_SAE by default."""
+    """Name of the published SAE; HOOK-ARCHITECTURE-D_SAE by default. Several are SAE_ID/NAME, or
+    NAME by default."""
     json: bool = False
     """Print the final metrics as one JSON object on stdout, and nothing else there."""
 
 
-def parse_options(argv: list[str]) -> TrainOptions:
+@dataclass(frozen=True, kw_only=True)
+class OneSAE(WhatToDo):
+    """A run that trains one SAE."""
+
+    run: Annotated[LanguageModelSAERunnerConfig, _Flat] = field(
+        default_factory=LanguageModelSAERunnerConfig
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralSAEs(WhatToDo):
+    """A run that trains the SAEs of the tables [saes.NAME]."""
+
+    run: Annotated[MultiSAETrainingRunnerConfig, _Flat]
+
+
+def parse_options(argv: list[str]) -> OneSAE | SeveralSAEs:
     """Flags over the values of the TOML file that `--config` names, over defaults.
 
     Raises:
         ConfigError: the file or a value in it cannot be used, or nothing is to be written.
         SystemExit: by tyro, after help or an explained error.
     """
-    default = TrainOptions(run=LanguageModelSAERunnerConfig.from_dict(_config_file(argv)))
-    options = tyro.cli(
+    values = _config_file(argv)
+    default: OneSAE | SeveralSAEs
+    if "saes" in values:
+        default = SeveralSAEs(run=MultiSAETrainingRunnerConfig.from_dict(values))
+    else:
+        default = OneSAE(run=LanguageModelSAERunnerConfig.from_dict(values))
+    options: OneSAE | SeveralSAEs = tyro.cli(
+        type(default),
         # The nested groups are for Python and TOML; here each of their values has its flat flag.
-        tyro.conf.AvoidSubcommands[TrainOptions],
+        config=(tyro.conf.AvoidSubcommands,),
         prog="saekit train",
         description=EXAMPLES,
         args=argv,
