@@ -1,8 +1,9 @@
-"""Losses and gradients of a training step, there and here, from the same weights and activations."""
+"""Losses and gradients of a training step, there and here, from the same weights and rows."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +88,7 @@ def run(peer: Peer, folder: Path) -> list[Section]:
 
 
 def _random_sae(name: str) -> TrainingSAE:
-    architecture = name.split(",")[0].split()[0]
+    architecture = re.match(r"\w+", name)[0]
     config = TrainingSAEConfig(
         architecture,
         D_IN,
