@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.models import build_llama
 from torch._dynamo.utils import counters
 
-from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
 from saekit_trainer import LanguageModelSAERunnerConfig, SAETrainingRunner
 from saekit_trainer.compiled_blocks import compiled_blocks
@@ -28,11 +26,6 @@ SMALL = LanguageModelSAERunnerConfig(
     eval_contexts=8,
     feature_stats_tokens=24 * 8,
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return boot_model(build_llama(tmp_path_factory.mktemp("llama")), device="cpu")
 
 
 @pytest.fixture
@@ -75,3 +68,13 @@ def test_blocks_with_a_hook_point_inside_are_left_alone(
     with compiled_blocks(model, points, "default"):
         assert [i for i, layer in enumerate(layers) if "forward" in vars(layer)] == compiled
     assert not any("forward" in vars(layer) for layer in layers)
+
+
+@pytest.mark.parametrize("flag", ["compile", "compile_sae", "compile_llm"])
+def test_each_part_can_be_compiled_alone(flag: str, model: LanguageModel, text: str) -> None:
+    runner = SAETrainingRunner(replace(SMALL, dataset_path=text, **{flag: True}), None, model)
+    mode = runner.plan.optimization.compilation_mode
+    assert mode == (None if flag == "compile_llm" else "default")
+    with runner._run._compiled():
+        compiled = any("forward" in vars(module) for module in model.hf.modules())
+    assert compiled == (flag != "compile_sae")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,64 +10,18 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from tests.models import build_llama, story
+from tests.models import story
+from tests.trainer.small_run import SMALL
+from torch import Tensor
 
-from saekit_core.lm.boot import boot_model
 from saekit_core.lm.errors import LMError
 from saekit_core.lm.model import LanguageModel
-from saekit_core.sae.sae import SAE
-from saekit_trainer.config import LanguageModelSAERunnerConfig
+from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.geometric_median import initial_decoder_bias
 from saekit_trainer.plan import plan_sae
 from saekit_trainer.runner import SAETrainingRunner
 from saekit_trainer.sae_in_training import SAEInTraining
 from saekit_trainer.samples.rows import StreamRows, TableRows
-from saekit_trainer.trainer import StepMetrics
-
-SMALL = LanguageModelSAERunnerConfig(
-    architecture="standard",
-    d_sae=96,
-    context_size=24,
-    train_batch_size_tokens=256,
-    store_batch_size_prompts=8,
-    training_tokens=256 * 8,
-    eval_contexts=6,
-    feature_stats_tokens=24 * 8,
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LanguageModel:
-    return boot_model(folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("text") / "stories.txt"
-    stories = (story(40, seed) for seed in range(60))
-    path.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def run(model: LanguageModel, text: str) -> Callable[..., tuple[SAETrainingRunner, Any]]:
-    """Train with some parameters changed: the runner, and what each step saw."""
-
-    def run_with(**values: Any) -> tuple[SAETrainingRunner, list[StepMetrics]]:
-        seen: list[StepMetrics] = []
-        cfg = replace(SMALL, dataset_path=text, **values)
-        runner = SAETrainingRunner(
-            cfg, override_model=model, report=lambda status: seen.append(status.metrics)
-        )
-        runner.run()
-        return runner, seen
-
-    return run_with
 
 
 def test_model_name_and_hook_layer_say_where(folder: Path, text: str) -> None:
@@ -108,6 +61,46 @@ def test_batch_sizes_and_lengths(run: Any) -> None:
     assert runner.store._rows._buffer.capacity == 6 * 4 * 20
     assert (tokens[:, 0] != runner.model.tokenizer.bos_id).all()
     assert run(n_batches_in_buffer=1)[0].store._rows._buffer.capacity == 2 * 256
+
+
+def test_positions_and_tokens_that_are_trained_on(model: LanguageModel, text: str) -> None:
+    def store(**values: Any) -> ActivationsStore:
+        cfg = replace(SMALL, dataset_path=text, normalize_activations="none", **values)
+        return SAETrainingRunner(cfg, override_model=model).store
+
+    plain = store()
+    tokens = plain.get_batch_tokens()
+    every = plain.get_activations(tokens)
+    sliced = store(seqpos_slice=[2, -3]).get_activations(tokens)
+    torch.testing.assert_close(sliced, every[:, 2:-3])
+    bos = every[0, 0]
+    some = int(tokens[0, 5])
+    for values, gone in (({"exclude_special_tokens": True}, bos), ({}, None)):
+        batch = store(**values).next_batch()
+        assert ((batch - bos).norm(dim=1).min() > 1e-3) == (gone is not None)
+    kept = store(exclude_special_tokens=[some])
+    rows = kept._activations.rows(tokens.numpy())
+    assert len(rows) == (tokens != some).sum()
+    cfg = replace(SMALL, dataset_path=text, seqpos_slice=(2, -3), exclude_special_tokens=(some,))
+    metadata = SAETrainingRunner(cfg, override_model=model).run().cfg.metadata
+    assert metadata.seqpos_slice == (2, -3)
+    assert metadata.exclude_special_tokens == (some,)
+
+
+def test_what_stands_between_documents(model: LanguageModel, text: str) -> None:
+    def tokens(**values: Any) -> Tensor:
+        cfg = replace(SMALL, dataset_path=text, **values)
+        return SAETrainingRunner(cfg, override_model=model).store.get_batch_tokens(40)
+
+    bos, (eos, *_) = model.tokenizer.bos_id, model.tokenizer.eos_ids
+    assert (tokens()[:, 1:] == bos).any()
+    with_eos = tokens(sequence_separator_token="eos")[:, 1:]
+    assert (with_eos == eos).any()
+    assert not (with_eos == bos).any()
+    assert not torch.isin(
+        tokens(sequence_separator_token=None)[:, 1:], torch.tensor([bos, eos])
+    ).any()
+    assert not (tokens(disable_concat_sequences=True)[:, 1:] == bos).any()
 
 
 def test_streaming_reads_as_it_goes(tmp_path: Path, model: LanguageModel) -> None:
@@ -256,27 +249,3 @@ def test_autocast_lm_rounds_the_models_activations(model: LanguageModel, text: s
     assert cast.dtype == torch.float32
     assert not torch.equal(full, cast)
     torch.testing.assert_close(cast, full, rtol=0.1, atol=0.2)
-
-
-def test_outputs_go_where_they_are_sent(run: Any, tmp_path: Path) -> None:
-    runner, _ = run(
-        output_path=str(tmp_path / "out"), checkpoint_path=str(tmp_path / "runs"), n_checkpoints=3
-    )
-    assert runner.result.folder == tmp_path / "out"
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("blocks.1.hook_resid_pre-standard-96-")
-    assert {p.name for p in folder.iterdir()} == {"512", "1024", "1536", "final_2048"}
-    x = runner.store.next_batch()
-    saes = [SAE.load_from_disk(folder / name) for name in ("512", "1024", "1536", "final_2048")]
-    losses = [(sae(x) - x).square().sum().item() for sae in saes]
-    assert losses == sorted(losses, reverse=True)
-    assert torch.equal(saes[-1].W_enc, runner.result.sae.W_enc)
-    assert all(sae.sparsity is not None for sae in saes)
-
-
-def test_the_same_run_has_the_same_folder_and_another_has_not(run: Any, tmp_path: Path) -> None:
-    runs = [{}, {}, {"seed": 3}, {"wandb_id": "mine"}]
-    for values in runs:
-        run(checkpoint_path=str(tmp_path), **values)
-    assert len(list(tmp_path.iterdir())) == 3
-    assert (tmp_path / "mine" / "final_2048" / "cfg.json").is_file()

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.models import build_llama
 
-from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.sae import SAE
 from saekit_trainer import (
@@ -33,11 +31,6 @@ SIZES: dict[str, Any] = {
     "feature_stats_tokens": 96,
 }
 EARLY, LATE, OUT = "blocks.1.hook_resid_pre", "blocks.2.attn.hook_z", "blocks.2.hook_mlp_out"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return boot_model(build_llama(tmp_path_factory.mktemp("llama")), device="cpu")
 
 
 @pytest.fixture(scope="module")

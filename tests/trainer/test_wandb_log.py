@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import wandb
-from tests.models import build_llama
 from wandb.proto.wandb_internal_pb2 import Record
 
-from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
 from saekit_trainer import LoggingConfig, MultiSAETrainingRunner, SAETrainingRunner
 from saekit_trainer.config import LanguageModelSAERunnerConfig
@@ -30,11 +28,6 @@ SIZES: dict[str, Any] = {
     "eval_contexts": 4,
     "feature_stats_tokens": 96,
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return boot_model(build_llama(tmp_path_factory.mktemp("llama")), device="cpu")
 
 
 @pytest.fixture(scope="module")

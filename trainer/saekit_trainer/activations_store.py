@@ -99,6 +99,7 @@ class ActivationsStore:
             n_batches_in_buffer=cfg.n_batches_in_buffer,
             eval_contexts=cfg.eval_contexts,
             exclude_special_tokens=cfg.exclude_special_tokens,
+            seqpos_slice=cfg.seqpos_slice,
             prefetch=int(cfg.prefetch_llm_batches),
             dtype=getattr(torch, cfg.dtype),
             autocast=cfg.autocast_lm,
@@ -214,8 +215,6 @@ class ActivationsStore:
         Heads are flattened, or there is the one that is read; the positions are those of
         `seqpos_slice`, all of the context by default. Those of several hook points lie side by
         side, in the order of `hooks`; see `columns`.
-
-        Those of several hook points lie side by side, in the order of `hooks`; see `columns`.
 
         Args:
             tokens: int64 ``[prompts, context]``.

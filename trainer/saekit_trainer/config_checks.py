@@ -97,6 +97,11 @@ def check_run(cfg: RunConfig) -> None:
             "cached_activations_path: has a meaning only with use_cached_activations",
             field="cached_activations_path",
         )
+    if not range(cfg.context_size)[_slice(cfg.seqpos_slice)]:
+        raise ConfigError(
+            f"seqpos_slice: {cfg.seqpos_slice} leaves no position of {cfg.context_size}",
+            field="seqpos_slice",
+        )
     if cfg.n_checkpoints and cfg.checkpoint_path is None:
         raise ConfigError(
             f"n_checkpoints: {cfg.n_checkpoints}, but checkpoint_path names no folder for them",
@@ -225,6 +230,15 @@ def _check_hook(cfg: LanguageModelSAERunnerConfig) -> None:
             f"hook_layer: {cfg.hook_layer} contradicts hook_name {cfg.hook_name!r}",
             field="hook_layer",
         )
+
+
+def _slice(arguments: tuple[int | None, ...]) -> slice:
+    try:
+        return slice(*arguments)
+    except TypeError:
+        raise ConfigError(
+            f"seqpos_slice: {len(arguments)} numbers, expected 1 to 3", field="seqpos_slice"
+        ) from None
 
 
 def _check_bound(cfg: RunConfig, names: Iterable[str], lowest: float, *, strict: bool) -> None:

@@ -52,9 +52,16 @@ class RunConfig:
     prepend_bos: bool = True
     """Whether contexts begin with the beginning-of-sequence token, which then also separates
     documents."""
-    exclude_special_tokens: bool = False
-    """Whether activations at special tokens are left out of training. Evaluation always leaves
-    them out."""
+    sequence_separator_token: int | Literal["default", "bos", "eos", "sep"] | None = "default"
+    """What stands between documents of text that share a context: a token id, the special token of
+    that name, or nothing; by default BOS, or EOS where contexts do not begin with BOS."""
+    disable_concat_sequences: bool = False
+    """Give each document of text that is long enough one context, and leave out the others."""
+    exclude_special_tokens: bool | tuple[int, ...] = False
+    """Tokens whose activations are left out of training: all special ones, or these ids. Evaluation
+    always leaves out the special ones."""
+    seqpos_slice: tuple[int | None, ...] = (None,)
+    """Positions of a context whose activations are trained on, as the arguments of slice."""
     self_text_tokens: int = 131_072
     """Tokens of its own text that the model writes at most, where there is no data set; then they
     are used again. With max_seconds, writing ends after a fifth of it at the latest."""
@@ -163,6 +170,9 @@ class RunConfig:
 
     def __post_init__(self, logger: LoggingConfig | Mapping[str, Any] | None) -> None:
         self._take("dtype", str(self.dtype).removeprefix("torch."))
+        for name in ("exclude_special_tokens", "seqpos_slice"):
+            if isinstance(value := getattr(self, name), list):
+                self._take(name, tuple(value))
         if logger is not None:
             self._unfold("logger", logger_values(logger))
         check_run(self)

@@ -114,6 +114,7 @@ class SAEInTraining:
             context_size=cfg.context_size,
             prepend_bos=cfg.prepend_bos,
             exclude_special_tokens=cfg.exclude_special_tokens,
+            seqpos_slice=None if cfg.seqpos_slice == (None,) else cfg.seqpos_slice,
             dataset_path=cfg.dataset_path,
             training_architecture=cfg.architecture,
         )

@@ -37,7 +37,12 @@ def training_source(
         return open_contexts(
             chosen,
             model.tokenizer,
-            ContextFormat(cfg.context_size, cfg.prepend_bos),
+            ContextFormat(
+                cfg.context_size,
+                cfg.prepend_bos,
+                cfg.sequence_separator_token,
+                not cfg.disable_concat_sequences,
+            ),
             split=cfg.dataset_split,
             streaming=cfg.streaming,
             column=cfg.dataset_column,

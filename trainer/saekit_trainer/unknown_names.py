@@ -13,7 +13,6 @@ _REMEDIES: Final = {
     "activations_mixing_fraction": "half of the buffer is replaced at a time",
     "autocast_data": "see autocast_lm",
     "dataset_trust_remote_code": "code from data sets is never run",
-    "disable_concat_sequences": "documents are always packed; give contexts as rows of tokens",
     "from_pretrained_path": "an SAE starts from fresh weights",
     "hook_eval": "it has no effect in SAELens either",
     "hook_head_index": "train on all heads of hook_z",
@@ -29,9 +28,6 @@ _REMEDIES: Final = {
     "save_final_checkpoint": "it is always written",
     "sae_compilation_mode": "see compilation_mode",
     "llm_compilation_mode": "see compilation_mode",
-    "seqpos_slice": "every position is trained on, special tokens perhaps not "
-    "(exclude_special_tokens)",
-    "sequence_separator_token": "BOS separates documents",
     "use_matryoshka_aux_loss": "dead features explain what the whole SAE leaves over",
     "use_sparse_activations": "activations of topk kinds are always sparse",
     "verbose": "the runner's report shows how far it is",
