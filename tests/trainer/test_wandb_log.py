@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -109,6 +110,26 @@ def test_the_classic_metrics_are_logged_by_their_names(
         assert row["tokens"] == 256 * row["_step"]
     assert [step for step, row in steps.items() if "ce_loss_score" in row] == [4, 8]
     assert steps[8]["mse_loss"] < steps[2]["mse_loss"]
+
+
+def test_evaluating_on_the_way_changes_nothing(model: LanguageModel, tokens: Any) -> None:
+    # The model runs ahead in a thread, which an evaluation has to stop and start again.
+    saes = [
+        SAETrainingRunner(
+            LanguageModelSAERunnerConfig(
+                d_sae=64,
+                n_batches_in_buffer=1,
+                log_to_wandb=often,
+                wandb_log_frequency=1,
+                eval_every_n_wandb_logs=1,
+                **SIZES,
+            ),
+            tokens,
+            model,
+        ).run()
+        for often in (True, False)
+    ]
+    assert torch.equal(saes[0].W_enc, saes[1].W_enc)
 
 
 def test_several_saes_share_a_run_under_their_names(

@@ -5,22 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import types
-from collections.abc import Hashable, Iterable
-from dataclasses import fields
-from functools import cache
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Literal,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
+from saekit_trainer.config_types import check_types
 from saekit_trainer.errors import ConfigError
 from saekit_trainer.presets import PRESETS, SOME_ARCHITECTURES_ONLY, TRANSCODERS
 
@@ -76,6 +64,12 @@ _ABOVE_0: Final = (
     "max_seconds",
     "self_text_temperature",
 )
+_OF_THE_CACHE: Final = (
+    "sequence_separator_token",
+    "disable_concat_sequences",
+    "autocast_lm",
+    "compile_llm",
+)
 _SHARES: Final = {"adam_beta1": "0 ≤ β < 1", "adam_beta2": "0 ≤ β < 1"}
 
 
@@ -85,7 +79,7 @@ def check_run(cfg: RunConfig) -> None:
     Raises:
         ConfigError: naming the field, the value seen and what was expected.
     """
-    _check_types(cfg)
+    check_types(cfg)
     for lowest, names in _AT_LEAST.items():
         _check_bound(cfg, names, lowest, strict=False)
     _check_bound(cfg, _ABOVE_0, 0, strict=True)
@@ -97,6 +91,13 @@ def check_run(cfg: RunConfig) -> None:
             "cached_activations_path: has a meaning only with use_cached_activations",
             field="cached_activations_path",
         )
+    if cfg.use_cached_activations:
+        for field in _OF_THE_CACHE:
+            if getattr(cfg, field) != type(cfg).__dataclass_fields__[field].default:
+                raise ConfigError(
+                    f"{field}: has no meaning with use_cached_activations, which are made already",
+                    field=field,
+                )
     if not range(cfg.context_size)[_slice(cfg.seqpos_slice)]:
         raise ConfigError(
             f"seqpos_slice: {cfg.seqpos_slice} leaves no position of {cfg.context_size}",
@@ -251,47 +252,3 @@ def _check_bound(cfg: RunConfig, names: Iterable[str], lowest: float, *, strict:
             raise ConfigError(
                 f"{field}: {value}, expected a number {bound} {lowest:g}", field=field
             )
-
-
-def _check_types(cfg: RunConfig) -> None:
-    """Hold values against annotations: a TOML file or a caller may say anything."""
-    hints = _hints(cast(Hashable, type(cfg)))
-    for field in fields(cfg):
-        value, hint = getattr(cfg, field.name), hints[field.name]
-        if not _fits(value, hint):
-            raise ConfigError(
-                f"{field.name}: {value!r}, expected {_expected(hint)}", field=field.name
-            )
-
-
-@cache
-def _hints(cls: Hashable) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if origin is not None:
-        return isinstance(value, origin)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _expected(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_expected(part) for part in arguments if part is not type(None))
-    if origin is Literal:
-        return f"one of {', '.join(arguments)}"
-    if origin is tuple:
-        return "a list of whole numbers"
-    if origin is not None:
-        return "a table"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]

@@ -76,7 +76,10 @@ class TrainingRun:
                 first = self._store.next_batch()
                 for name, plan in self.plans.items():
                     self.saes[name] = SAEInTraining(plan, self._store, first)
-                self._train(first, began, held_out)
+                try:
+                    self._train(first, began, held_out)
+                finally:
+                    self._store.close()  # before the model is used, or changed, by anybody else
             seconds = self._clock() - began
             return {
                 name: self._finish(name, trained, held_out, seconds)
@@ -122,6 +125,7 @@ class TrainingRun:
         every = self.cfg.wandb_log_frequency * self.cfg.eval_every_n_wandb_logs
         # The last step's comes with the finished SAE.
         if self.cfg.log_to_wandb and step % every == 0 and step < total:
+            self._store.close()  # the model is not to run in two threads at once
             found = {
                 name: evaluate(self._model, sae.to_sae(), held_out)
                 for name, sae in self.saes.items()

@@ -61,8 +61,8 @@ class TrainingSAE(nn.Module, ABC):
         """Random decoder directions, and the encoder their transpose, scaled.
 
         A transcoder, whose two sides are different spaces, draws other ones for its encoder. A
-        short encoder begins with weak features, of which none is needed yet: measured, several
-        points of explained variance come earlier than with one of unit columns.
+        short encoder begins with weak features, so that the first steps need not undo what too many
+        strong ones add up to.
 
         Args:
             config: sizes and losses.
