@@ -36,6 +36,7 @@ RUN = LanguageModelSAERunnerConfig(
     d_sae=64,
     k=4,
     use_cached_activations=True,
+    cached_activations_path="(to be replaced)",
     train_batch_size_tokens=64,
     store_batch_size_prompts=4,
     n_batches_in_buffer=4,
@@ -100,7 +101,13 @@ def test_the_cache_holds_the_models_activations_and_tokens(
     assert len(cache.index.shards) > 3
     assert cache.n_rows == 40 * SIZE
     tokens = torch.from_numpy(np.stack(list(cache.contexts())))
-    live = replace(RUN, use_cached_activations=False, dataset_path=texts, eval_contexts=1)
+    live = replace(
+        RUN,
+        use_cached_activations=False,
+        cached_activations_path=None,
+        dataset_path=texts,
+        eval_contexts=1,
+    )
     for name in (HOOK, OTHER):
         hook = model.hook_point(name)
         store = ActivationsStore.from_config(model, live, hook)
@@ -231,7 +238,8 @@ def test_a_run_trains_from_a_cache_and_not_from_the_model(
     batches = [runner.store.next_batch() for _ in range(3)]
     monkeypatch.undo()
     assert all(batch.shape == (64, D) for batch in batches)
-    runner.run()
+    sae = runner.run()
+    assert sae.cfg.metadata.dataset_path == texts
     assert runner.result is not None
     assert runner.result.last_step.tokens == 64 * 20
     assert runner.result.evaluation.explained_variance > 0.3
@@ -290,15 +298,14 @@ def test_a_cache_that_does_not_fit_the_run_is_refused_by_name(
         assert caught.value.field == field
     with pytest.raises(DatasetError, match="no context beyond the 40"):
         store_on(model, folder, eval_contexts=40)
-    with pytest.raises(ConfigError, match="needs the folder"):
-        store_on(model, folder, cached_activations_path=None)
     with pytest.raises(CacheError, match=r"holds no cache\.json"):
         store_on(model, tmp_path)
     cfg, hook = replace(RUN, cached_activations_path=str(folder)), model.hook_point(HOOK)
     with pytest.raises(ConfigError, match="of a data set of its own"):
         ActivationsStore.from_config(model, cfg, hook, np.zeros((3, SIZE), int))
-    with pytest.raises(ConfigError, match="cached_activations_path: has a meaning only with"):
-        replace(RUN, use_cached_activations=False, cached_activations_path="x")
+    for field, value in (("use_cached_activations", False), ("cached_activations_path", None)):
+        with pytest.raises(ConfigError, match="together with use_cached_activations, or neither"):
+            replace(RUN, **{field: value})
 
 
 def test_a_broken_cache_is_refused_by_file(

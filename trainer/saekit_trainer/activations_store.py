@@ -234,6 +234,12 @@ class ActivationsStore:
         return self._rows.next_batch(self.config.train_batch_size_tokens)
 
     @property
+    def cached_dataset(self) -> str | None:
+        """The data set that activations on disk are of; None without, or of the model's text."""
+        rows = self._rows
+        return rows.cache.index.origin.dataset if isinstance(rows, CachedRows) else None
+
+    @property
     def passes(self) -> int:
         """How often the source has been begun."""
         return self._rows.passes

@@ -47,9 +47,9 @@ _AT_LEAST: Final = {
         "pre_act_loss_coefficient",
         "dead_feature_threshold",
         "residual_threshold",
-        "prefetch_llm_batches",
         "hook_layer",
         "n_checkpoints",
+        "prefetch_llm_batches",
     ),
 }
 _ABOVE_0: Final = (
@@ -86,9 +86,9 @@ def check_run(cfg: RunConfig) -> None:
     for field, expected in _SHARES.items():
         if not 0.0 <= getattr(cfg, field) < 1.0:
             raise ConfigError(f"{field}: {getattr(cfg, field)}, expected {expected}", field=field)
-    if cfg.cached_activations_path is not None and not cfg.use_cached_activations:
+    if cfg.use_cached_activations != (cfg.cached_activations_path is not None):
         raise ConfigError(
-            "cached_activations_path: has a meaning only with use_cached_activations",
+            "cached_activations_path: give it together with use_cached_activations, or neither",
             field="cached_activations_path",
         )
     if cfg.use_cached_activations:

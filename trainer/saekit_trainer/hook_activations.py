@@ -30,7 +30,6 @@ class HookActivations:
     """Tokens whose activations `rows` leaves out: True for all special ones, or ids."""
     device: torch.device | None = None
     """Where the activations go; None: the model's."""
-
     autocast: bool = False
     """Whether the model's matrix products are done in bfloat16."""
 

@@ -38,6 +38,7 @@ class SAEInTraining:
         """
         self.plan = plan
         self._model = store.model
+        self._dataset_path = plan.cfg.dataset_path or store.cached_dataset
         self._columns = store.columns(plan.hook)
         self._columns_out = store.columns(plan.hook_out)
         x, y = self._sides(first)
@@ -115,7 +116,7 @@ class SAEInTraining:
             prepend_bos=cfg.prepend_bos,
             exclude_special_tokens=cfg.exclude_special_tokens,
             seqpos_slice=None if cfg.seqpos_slice == (None,) else cfg.seqpos_slice,
-            dataset_path=cfg.dataset_path,
+            dataset_path=self._dataset_path,
             training_architecture=cfg.architecture,
         )
 

@@ -70,11 +70,7 @@ def _cache(
     hooks: Sequence[HookPoint],
     dataset: Any,
 ) -> ActivationCache:
-    if cfg.cached_activations_path is None:
-        raise ConfigError(
-            "cached_activations_path: use_cached_activations needs the folder of the cache",
-            field="cached_activations_path",
-        )
+    assert cfg.cached_activations_path is not None
     if dataset is not None:
         raise ConfigError(
             "use_cached_activations: the cache is of a data set of its own; give no other",

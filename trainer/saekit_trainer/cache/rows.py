@@ -23,6 +23,9 @@ class CachedRows:
     """Batches from the windows of a `WindowReader`; each row once per pass.
 
     What determines the batches to come is three numbers: nothing of the buffer has to be kept.
+
+    Attributes:
+        cache: where they come from.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class CachedRows:
             CacheError: the activations of a hook point are not in the cache.
             DatasetError: nothing is left beside the contexts that are held out.
         """
+        self.cache = cache
         size = cache.context_size
         self._held_out = config.eval_contexts
         if cache.index.contexts <= self._held_out:
@@ -78,7 +82,7 @@ class CachedRows:
 
     @property
     def skipped_samples(self) -> int:
-        return self._reader.cache.index.skipped_samples
+        return self.cache.index.skipped_samples
 
     def next_batch(self, n: int) -> Tensor:
         """``[n, d_in]``, a tensor of its own."""
