@@ -44,7 +44,7 @@ def run(model: LanguageModel, text: str) -> Callable[..., tuple[SAETrainingRunne
 
     def run_with(**values: Any) -> tuple[SAETrainingRunner, list[StepMetrics]]:
         seen: list[StepMetrics] = []
-        cfg = replace(SMALL, dataset_path=text, **values)
+        cfg = replace(SMALL, **{"dataset_path": text, **values})
         runner = SAETrainingRunner(
             cfg, override_model=model, report=lambda status: seen.append(status.metrics)
         )

@@ -25,6 +25,7 @@ from saekit_trainer import (
 )
 from saekit_trainer.cache import windows, writer
 from saekit_trainer.cache.cache import ActivationCache
+from saekit_trainer.cli import train
 from saekit_trainer.errors import CacheError, ConfigError, DatasetError
 from saekit_trainer.special_tokens import left_out
 
@@ -45,11 +46,6 @@ RUN = LanguageModelSAERunnerConfig(
     feature_stats_tokens=256,
     device="cpu",
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return boot_model(build_llama(tmp_path_factory.mktemp("llama")), device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -355,3 +351,49 @@ def test_the_models_own_text_can_be_cached(model: LanguageModel, tmp_path: Path)
     cache = ActivationCache(tmp_path)
     assert len({tuple(context) for context in cache.contexts()}) == cache.index.contexts == 100
     assert store_on(model, tmp_path).next_batch().shape == (64, D)
+
+
+def test_positions_and_documents_are_chosen_as_in_a_live_run(
+    model: LanguageModel, texts: str, tmp_path: Path
+) -> None:
+    cached(model, tmp_path, texts, disable_concat_sequences=True, sequence_separator_token=None)
+    cache = ActivationCache(tmp_path)
+    documents = [json.loads(line)["text"] for line in Path(texts).read_text("utf-8").splitlines()]
+    starts = {tuple(model.tokenizer.encode_text(text).ids[:SIZE]) for text in documents}
+    assert {tuple(context) for context in cache.contexts()} <= starts
+    store = store_on(model, tmp_path, seqpos_slice=(2, 5), train_batch_size_tokens=37 * 3)
+    every = torch.empty(cache.n_rows, D)
+    cache.read([HOOK], 0, cache.n_rows, every)
+    rows = row_numbers(store.next_batch(), every)
+    assert {int(row) % SIZE for row in rows} == {2, 3, 4}
+    with pytest.raises(CacheError, match="disable_concat_sequences: True, not False"):
+        cached(model, tmp_path, texts, sequence_separator_token=None)
+
+
+@pytest.mark.filterwarnings("default:left out")
+def test_the_commands_cache_and_then_train(
+    folder: Path, texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(Path(texts).read_text("utf-8") + "\n{oops", encoding="utf-8")
+    command = ["cache-activations", "--model", str(folder), "--dataset", str(broken), "--out"]
+    command += [str(tmp_path / "cache"), "--tokens", "1000000", "--context-size", str(SIZE)]
+    command += ["--hook-name", HOOK, OTHER]
+    assert train(command) == 1
+    assert "error: broken.jsonl, line 61: not JSON" in capsys.readouterr().err
+    there = ActivationCache(tmp_path / "cache").index.contexts
+    assert train([*command, "--on-broken-sample", "skip"]) == 0
+    said = capsys.readouterr()
+    assert "1 broken samples left out" in said.out
+    assert "warning: left out: broken.jsonl, line 61" in said.err
+    assert ActivationCache(tmp_path / "cache").index.contexts >= there > 32
+    flags = ["--model-name", str(folder), "--hook-name", OTHER, "--context-size", str(SIZE)]
+    flags += ["--use-cached-activations", "--cached-activations-path", str(tmp_path / "cache")]
+    flags += ["--training-tokens", "512", "--train-batch-size-tokens", "128", "--d-sae", "64"]
+    flags += ["--eval-contexts", "3", "--feature-stats-tokens", "64", "--json"]
+    assert train([*flags, "--out", str(tmp_path / "sae")]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["hook_name"] == OTHER
+    assert summary["skipped_samples"] == 1
+    assert train(["cache-activations", "--out", str(tmp_path / "x"), "--tokens", "0"]) == 2
+    assert "training_tokens: 0, expected at least 1" in capsys.readouterr().err

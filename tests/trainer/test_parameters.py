@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from saekit_core.lm.errors import LMError
 from saekit_core.lm.model import LanguageModel
 from saekit_trainer.activations_store import ActivationsStore
+from saekit_trainer.errors import DatasetError
 from saekit_trainer.geometric_median import initial_decoder_bias
 from saekit_trainer.plan import plan_sae
 from saekit_trainer.runner import SAETrainingRunner
@@ -114,6 +117,29 @@ def test_streaming_reads_as_it_goes(tmp_path: Path, model: LanguageModel) -> Non
         assert isinstance(runner.store.source.documents, kind)  # type: ignore[attr-defined]
         tokens.append(runner.store.get_batch_tokens())
     assert torch.equal(*tokens)
+
+
+def test_a_column_is_chosen_and_broken_samples_left_out(tmp_path: Path, run: Any) -> None:
+    path = tmp_path / "stories.jsonl"
+    lines = [json.dumps({"text": "no", "story": story(40, seed)}) for seed in range(60)]
+    path.write_text("\n".join(["{", *lines]), encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"stories\.jsonl, line 1: not JSON"):
+        run(dataset_path=str(path), dataset_column="story")
+    with pytest.warns(UserWarning, match=r"left out: stories\.jsonl, line 1"):
+        runner, _ = run(dataset_path=str(path), dataset_column="story", on_broken_sample="skip")
+    assert runner.result.skipped_samples == runner.store.passes > 0
+    assert runner.result.summary()["skipped_samples"] == runner.store.passes
+
+
+def test_a_model_that_runs_ahead_changes_nothing(run: Any) -> None:
+    weights = []
+    for ahead in (0, 1, 3):
+        before = set(threading.enumerate())
+        runner, _ = run(prefetch_llm_batches=ahead)
+        assert set(threading.enumerate()) <= before
+        weights.append(runner.result.sae.W_dec)
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
 
 
 def test_the_learning_rate_follows_its_schedule(run: Any) -> None:

@@ -21,10 +21,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tests.models import build_llama, story
+from tests.models import story
 from torch import Tensor
 
-from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
 from saekit_trainer.activations_store import ActivationsStore, StoreConfig
 from saekit_trainer.contexts import ContextFormat, ContextSource, open_contexts
@@ -36,16 +35,6 @@ from saekit_trainer.self_text import SelfTextContexts
 SIZE = 16
 ROWS = [{"text": story(30, seed)} for seed in range(40)]
 HOOK = "blocks.1.hook_resid_pre"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LanguageModel:
-    return boot_model(folder, device="cpu")
 
 
 def store_of(
@@ -100,7 +89,8 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from safetensors.torch import load_file
-from tests.trainer.test_store_resume import digest, store_of, boot_model
+from saekit_core.lm.boot import boot_model
+from tests.trainer.test_store_resume import digest, store_of
 model = boot_model(Path(sys.argv[1]), device="cpu")
 store = store_of(model, prefetch=2)
 place = Path(sys.argv[2])
@@ -182,13 +172,13 @@ def test_a_model_that_runs_ahead_shares_it_with_others(model: LanguageModel) -> 
 
 
 def test_a_store_that_is_dropped_ends_its_thread(model: LanguageModel) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     store = store_of(model, prefetch=1)
     store.next_batch()
-    assert threading.active_count() == before + 1
+    (thread,) = set(threading.enumerate()) - before
     del store
     gc.collect()
-    assert threading.active_count() == before
+    assert not thread.is_alive()
 
 
 def test_an_error_ahead_comes_where_its_batch_would_have_been(model: LanguageModel) -> None:

@@ -129,6 +129,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
         "CE loss score": f"{evaluation['ce_loss_score']:.4f}",
         "dead features": f"{evaluation['dead_features']} of {summary['d_sae']}, on "
         f"{evaluation['tokens']:,} held-out tokens",
+        "left out": f"{summary['skipped_samples']:,} broken samples"
+        * bool(summary["skipped_samples"]),
         "written to": summary["folder"] or "",
         "published as": f"{summary.get('sae_id', '')} {summary.get('published', '')}".strip(),
     }

@@ -51,6 +51,8 @@ class TrainingResult:
     """Of the training steps, the writing of text included."""
     folder: Path | None
     """Where the SAE was written; None without output_path and checkpoint_path."""
+    skipped_samples: int = 0
+    """Broken samples of the data set that were left out (`on_broken_sample`), of all passes."""
 
     def summary(self) -> dict[str, Any]:
         """The final metrics as plain JSON values."""
@@ -70,6 +72,7 @@ class TrainingResult:
             "training_dead_features": last.dead_features,
             "training_density_median": float(self.training_density.median()),
             "evaluation": self.evaluation.to_dict(),
+            "skipped_samples": self.skipped_samples,
             "folder": None if self.folder is None else str(self.folder),
         }
 

@@ -163,6 +163,7 @@ class TrainingRun:
             last_step=trained.last_step,
             seconds=seconds,
             folder=folders[0].resolve() if folders else None,
+            skipped_samples=self._store.skipped_samples,
         )
 
     def _write(

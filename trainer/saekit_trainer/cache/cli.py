@@ -49,7 +49,7 @@ def _run(cfg: CacheActivationsRunnerConfig, console: Console) -> int:
     from saekit_trainer.errors import TrainerError
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _progress(console) as bar, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(
@@ -66,6 +66,8 @@ def _run(cfg: CacheActivationsRunnerConfig, console: Console) -> int:
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on", highlight=False)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     skipped = f", {index.skipped_samples:,} broken samples left out" * bool(index.skipped_samples)
     sys.stdout.write(
         f"{cfg.new_cached_activations_path}: {index.tokens:,} tokens in {len(index.shards)} "

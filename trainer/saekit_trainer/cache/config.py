@@ -64,6 +64,11 @@ class CacheActivationsRunnerConfig:
     prepend_bos: bool = True
     """Whether contexts begin with the beginning-of-sequence token, which then also separates
     documents."""
+    sequence_separator_token: int | Literal["default", "bos", "eos", "sep"] | None = "default"
+    """What stands between documents of text that share a context: a token id, the special token of
+    that name, or nothing; by default BOS, or EOS where contexts do not begin with BOS."""
+    disable_concat_sequences: bool = False
+    """Give each document of text that is long enough one context, and leave out the others."""
     training_tokens: Annotated[int, _Also(aliases=("--tokens",))] = 2_000_000
     """Tokens to cache, in whole contexts; fewer if the data set ends before. A cache that has fewer
     is gone on with, one that has them is left as it is."""
@@ -71,6 +76,8 @@ class CacheActivationsRunnerConfig:
     """Contexts per run of the model."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Number type on disk."""
+    autocast_lm: bool = False
+    """Whether the model's matrix products are done in bfloat16."""
     device: str = "auto"
     """auto (the fastest there is), cpu, cuda or mps."""
     seed: int = 42

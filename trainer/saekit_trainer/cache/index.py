@@ -41,6 +41,9 @@ class CacheOrigin:
     dataset_column: str | None
     context_size: int
     prepend_bos: bool
+    sequence_separator_token: int | str | None
+    disable_concat_sequences: bool
+    autocast_lm: bool
     batch_size_prompts: int
     dtype: str
     seed: int

@@ -78,6 +78,9 @@ class CacheActivationsRunner:
             dataset_column=cfg.dataset_column,
             context_size=cfg.context_size,
             prepend_bos=cfg.prepend_bos,
+            sequence_separator_token=cfg.sequence_separator_token,
+            disable_concat_sequences=cfg.disable_concat_sequences,
+            autocast_lm=cfg.autocast_lm,
             batch_size_prompts=cfg.model_batch_size,
             dtype=cfg.dtype,
             seed=cfg.seed,
@@ -101,7 +104,7 @@ class CacheActivationsRunner:
             stream.go_to(writer.index.position)
         wanted = self.cfg.training_tokens // self.cfg.context_size
         self._warn_of_space(wanted - writer.contexts)
-        read = HookActivations(self.model, self._hooks)
+        read = HookActivations(self.model, self._hooks, autocast=self.cfg.autocast_lm)
         behind = stream.position()
         try:
             while writer.contexts < wanted:
@@ -133,7 +136,12 @@ class CacheActivationsRunner:
             return open_contexts(
                 chosen,
                 self.model.tokenizer,
-                ContextFormat(cfg.context_size, cfg.prepend_bos),
+                ContextFormat(
+                    cfg.context_size,
+                    cfg.prepend_bos,
+                    cfg.sequence_separator_token,
+                    not cfg.disable_concat_sequences,
+                ),
                 split=cfg.dataset_split,
                 streaming=cfg.streaming,
                 column=cfg.dataset_column,
