@@ -163,6 +163,8 @@ def test_each_row_comes_once_per_pass_in_an_order_random_across_all(
         assert window
         store.load_state_dict({"position": {**position, "window": window, "given": 0}})
     assert not torch.equal(orders[0], orders[1])
+    blocks = [set(((order[:60] - 3 * SIZE) // 7).tolist()) for order in orders]
+    assert len(blocks[0] & blocks[1]) < len(blocks[0]) / 2  # other blocks come first
     # Random across the cache: no drift, and neighbours in a batch are from everywhere.
     for order in orders:
         place = torch.arange(len(order), dtype=torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,8 @@ def test_a_broken_sample_stops_or_is_left_out_and_counted(
 def test_many_broken_samples_are_counted_and_a_few_named(
     tokenizer: LMTokenizer, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / "a.jsonl", lines(*["{"] * 9))
+    more = "".join("\n" + json.dumps({"text": text}) for text in STORIES * 5)
+    path = write(tmp_path / "a.jsonl", lines(*["{"] * 9) + more)
     reader = open_contexts(path, tokenizer, FORMAT, on_broken="skip").contexts()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -171,6 +172,24 @@ def test_a_file_that_is_no_parquet_or_ends_early_is_named(
     broken.write_bytes(whole.read_bytes()[:-9])
     with pytest.raises(DatasetError, match=r"broken\.parquet is no Parquet file"):
         open_contexts(str(broken), tokenizer, FORMAT)
+
+
+class LostConnection(Exception):
+    """As a library of the network may raise it."""
+
+
+class Lost:
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        yield {"text": STORIES[0]}
+        raise LostConnection("no route to host")
+
+
+def test_a_stream_that_breaks_off_is_named(tokenizer: LMTokenizer) -> None:
+    source = open_contexts(Lost(), tokenizer, FORMAT, on_broken="skip")
+    with pytest.raises(
+        DatasetError, match=r"the data set, row 1: cannot be read \(LostConn.*route"
+    ):
+        list(source.contexts())
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class ActivationCache:
     @property
     def identity(self) -> Any:
         """A cache that has grown gives another order."""
-        return [self.index.origin.model_revision, self.index.contexts]
+        return {"model_revision": self.index.origin.model_revision, "contexts": self.index.contexts}
 
     def contexts(self, start: Position | None = None) -> _CachedContexts:
         return _CachedContexts(self, 0 if start is None else start["context"])

@@ -130,11 +130,11 @@ class _StreamReader:
         return {"row": self._row, "state": self._state}
 
     def __next__(self) -> Any:
-        import datasets
-
         try:
             row = next(self._rows)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except StopIteration:
+            raise
+        except Exception as error:  # of whatever library fetches and decodes the rows
             raise DatasetError(
                 f"dataset_path: {self._source.name}, row {self._row}: cannot be read "
                 f"({type(error).__name__}: {error})",
