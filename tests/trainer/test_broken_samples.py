@@ -174,14 +174,14 @@ def test_a_file_that_is_no_parquet_or_ends_early_is_named(
         open_contexts(str(broken), tokenizer, FORMAT)
 
 
-class LostConnection(Exception):
+class LostConnectionError(Exception):
     """As a library of the network may raise it."""
 
 
 class Lost:
     def __iter__(self) -> Iterator[dict[str, str]]:
         yield {"text": STORIES[0]}
-        raise LostConnection("no route to host")
+        raise LostConnectionError("no route to host")
 
 
 def test_a_stream_that_breaks_off_is_named(tokenizer: LMTokenizer) -> None:

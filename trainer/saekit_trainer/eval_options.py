@@ -35,8 +35,8 @@ class EvalOptions:
     model: str | None = None
     """Model by Hugging Face name or local folder; by default the one in the SAE's metadata."""
     dataset: str | None = None
-    """Data set by Hugging Face name or local folder, or .txt, .jsonl, .parquet or .npy files; by default the
-    one in the SAE's metadata."""
+    """Data set by Hugging Face name or local folder, or .txt, .jsonl, .parquet or .npy files; by
+    default the one in the SAE's metadata."""
     split: str = "train"
     """Split of a named data set."""
     self_text: bool = False
