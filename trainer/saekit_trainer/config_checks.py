@@ -50,6 +50,8 @@ _AT_LEAST: Final = {
         "hook_layer",
         "n_checkpoints",
         "prefetch_llm_batches",
+        "eval_every_n_steps",
+        "prometheus_port",
     ),
 }
 _ABOVE_0: Final = (
@@ -107,6 +109,20 @@ def check_run(cfg: RunConfig) -> None:
         raise ConfigError(
             f"n_checkpoints: {cfg.n_checkpoints}, but checkpoint_path names no folder for them",
             field="n_checkpoints",
+        )
+    _check_logs(cfg)
+
+
+def _check_logs(cfg: RunConfig) -> None:
+    if cfg.log_to_tensorboard and cfg.checkpoint_path is None and cfg.output_path is None:
+        raise ConfigError(
+            "log_to_tensorboard: needs a folder, from checkpoint_path or output_path",
+            field="log_to_tensorboard",
+        )
+    if cfg.prometheus_port is not None and cfg.prometheus_port > 65535:
+        raise ConfigError(
+            f"prometheus_port: {cfg.prometheus_port}, expected at most 65535",
+            field="prometheus_port",
         )
 
 

@@ -169,6 +169,12 @@ class LoggingConfig:
     wandb_log_frequency: int | None = None
     eval_every_n_wandb_logs: int | None = None
     log_weights_to_wandb: bool | None = None
+    log_to_jsonl: bool | None = None
+    log_to_tensorboard: bool | None = None
+    prometheus_port: int | None = None
+    prometheus_host: str | None = None
+    eval_every_n_steps: int | None = None
+    html_report: bool | None = None
 
     def __new__(cls, *_: object, **values: object) -> LoggingConfig:
         """Refuse unknown names with a hint, before the constructor's own TypeError."""

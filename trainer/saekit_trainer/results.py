@@ -53,6 +53,8 @@ class TrainingResult:
     """Where the SAE was written; None without output_path and checkpoint_path."""
     skipped_samples: int = 0
     """Broken samples of the data set that were left out (`on_broken_sample`), of all passes."""
+    report: Path | None = None
+    """The page about the run (`html_report`); None without a folder for it."""
 
     def summary(self) -> dict[str, Any]:
         """The final metrics as plain JSON values."""
@@ -74,11 +76,19 @@ class TrainingResult:
             "evaluation": self.evaluation.to_dict(),
             "skipped_samples": self.skipped_samples,
             "folder": None if self.folder is None else str(self.folder),
+            "report": None if self.report is None else str(self.report),
         }
 
 
 class RunObserver:
     """Follows a run; each method may be overridden."""
+
+    def began(self, step: int) -> None:
+        """Is called before the first step of this process; `step` have been done before it.
+
+        0, unless the run goes on from a checkpoint: what was seen of later steps then no longer
+        counts.
+        """
 
     def step_done(self, status: RunStatus) -> None:
         """Is called after every step."""
@@ -88,6 +98,9 @@ class RunObserver:
 
     def folder_written(self, name: str, folder: Path) -> None:
         """Is called when the SAE `name` has been written to `folder`, before the end or at it."""
+
+    def finished(self, results: Mapping[str, TrainingResult]) -> None:
+        """Is called with the finished SAEs by name, when everything else has been written."""
 
     def closed(self) -> None:
         """Is called last, whether the run came to its end or not."""

@@ -154,11 +154,27 @@ class RunConfig:
     run_name: str | None = None
     """Name of the run there; ARCHITECTURE-D_SAE-LR-TOKENS by default."""
     wandb_log_frequency: int = 10
-    """Steps from one record of the metrics to the next."""
+    """Steps from one record of the metrics to the next, in every log."""
     eval_every_n_wandb_logs: int = 100
-    """Records from one evaluation on held-out contexts (CE loss score) to the next."""
+    """Records from one evaluation on held-out contexts (CE loss score, KL) to the next, whichever
+    logs there are."""
+    eval_every_n_steps: int | None = None
+    """The same in steps: wandb_log_frequency × eval_every_n_wandb_logs unless given; 0 for none
+    before the end."""
     log_weights_to_wandb: bool = False
     """Whether every folder that is written is also uploaded, as an artifact."""
+    log_to_jsonl: bool = True
+    """Whether metrics go to metrics.jsonl in the run's folder, if it has one: that under
+    checkpoint_path, else output_path."""
+    log_to_tensorboard: bool = False
+    """Whether metrics go to event files in the folder tensorboard there."""
+    prometheus_port: int | None = None
+    """Port on which http://…/metrics shows the metrics while the run lasts; 0 for any free one."""
+    prometheus_host: str = "127.0.0.1"
+    """Address of the network interface for it; 0.0.0.0 for all."""
+    html_report: bool = True
+    """Whether the run leaves report.html in its folder, if it has one: curves, densities, example
+    snippets."""
 
     logger: InitVar[LoggingConfig | Mapping[str, Any] | None] = None
     """The logging values by SAELens 6's grouping, instead of their flat names."""

@@ -17,6 +17,8 @@ from saekit_trainer.run_config import RunConfig
 
 _NOT_OF_THE_RESULT: Final = frozenset(
     ["output_path", "checkpoint_path", "n_checkpoints", "run_name", "eval_every_n_wandb_logs"]
+    + ["eval_every_n_steps", "log_to_jsonl", "log_to_tensorboard", "html_report"]
+    + ["prometheus_port", "prometheus_host"]
 )
 
 
@@ -44,6 +46,19 @@ class RunFolders:
         self.checkpoints: Path | None = None
         if cfg.checkpoint_path is not None:
             self.checkpoints = Path(cfg.checkpoint_path) / (cfg.wandb_id or _run_name(plans))
+
+    @property
+    def home(self) -> Path | None:
+        """Where what is about the whole run goes: metrics, report; None if nothing is written."""
+        if self.checkpoints is not None:
+            return self.checkpoints
+        return None if self._cfg.output_path is None else Path(self._cfg.output_path)
+
+    @property
+    def report(self) -> Path | None:
+        """The page about the run; None if there is to be none."""
+        home = self.home if self._cfg.html_report else None
+        return None if home is None else home.resolve() / "report.html"
 
     def checkpoint_due(self, step: int, total_steps: int) -> bool:
         """Whether a checkpoint is due after `step` of `total_steps`; says so once for each."""

@@ -18,6 +18,7 @@ from saekit_core.sae.sae import SAE
 from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.compiled_blocks import compiled_blocks
 from saekit_trainer.evaluation import evaluate
+from saekit_trainer.evaluation_schedule import evaluation_due
 from saekit_trainer.feature_stats import describe_features
 from saekit_trainer.plan import SAEPlan, total_steps
 from saekit_trainer.results import RunObserver, RunStatus, TrainingResult
@@ -81,10 +82,13 @@ class TrainingRun:
                 finally:
                     self._store.close()  # before the model is used, or changed, by anybody else
             seconds = self._clock() - began
-            return {
+            results = {
                 name: self._finish(name, trained, held_out, seconds)
                 for name, trained in self.saes.items()
             }
+            for observer in self._observers:
+                observer.finished(results)
+            return results
         finally:
             for observer in self._observers:
                 observer.closed()
@@ -98,6 +102,8 @@ class TrainingRun:
         stepping = self._clock()
         batch: Tensor | None = first
         total, step = self._total_steps, 0
+        for observer in self._observers:
+            observer.began(step)
         while step < total:
             batch = self._store.next_batch() if batch is None else batch
             metrics = {n: sae.train_step(batch, total) for n, sae in self.saes.items()}
@@ -122,9 +128,7 @@ class TrainingRun:
                 self._write_checkpoint()
 
     def _evaluate_if_due(self, step: int, total: int, held_out: Tensor) -> None:
-        every = self.cfg.wandb_log_frequency * self.cfg.eval_every_n_wandb_logs
-        # The last step's comes with the finished SAE.
-        if self.cfg.log_to_wandb and step % every == 0 and step < total:
+        if evaluation_due(self.cfg, step, total):
             self._store.close()  # the model is not to run in two threads at once
             found = {
                 name: evaluate(self._model, sae.to_sae(), held_out)
@@ -164,6 +168,7 @@ class TrainingRun:
             seconds=seconds,
             folder=folders[0].resolve() if folders else None,
             skipped_samples=self._store.skipped_samples,
+            report=self._folders.report,
         )
 
     def _write(
