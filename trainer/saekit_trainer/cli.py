@@ -6,14 +6,14 @@ import json
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
-    from saekit_trainer.options import OneSAE, SeveralSAEs, WhatToDo
-    from saekit_trainer.results import Reporter, TrainingResult
+    from saekit_trainer.options import OneSAE, SeveralSAEs
+    from saekit_trainer.results import RunObserver, TrainingResult
 
 
 def train(argv: list[str]) -> int:
@@ -51,10 +51,11 @@ def _run(options: OneSAE | SeveralSAEs, console: Console) -> int:
     from saekit_trainer.display import TrainingDisplay
     from saekit_trainer.errors import TrainerError
     from saekit_trainer.options import SeveralSAEs
+    from saekit_trainer.summary import print_summaries
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with TrainingDisplay(console) as display, warnings.catch_warnings():
+        with TrainingDisplay(console, options.progress) as display, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(
                 f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True
             )
@@ -71,32 +72,37 @@ def _run(options: OneSAE | SeveralSAEs, console: Console) -> int:
         what = "checkpoints written before stay" if kept else "nothing was written"
         console.print(f"interrupted; {what}", highlight=False)
         return 130
+    status = _upload(options, results, summaries, console)
     if options.json:
         several = isinstance(options, SeveralSAEs)
         shown = summaries if several else next(iter(summaries.values()))
         sys.stdout.write(json.dumps(shown) + "\n")
     else:
-        for summary in summaries.values():
-            _print_summary(summary)
-    return 0
+        print_summaries(summaries, Console())
+    return status
 
 
-def _train(options: OneSAE | SeveralSAEs, report: Reporter) -> dict[str, TrainingResult]:
+def _train(options: OneSAE | SeveralSAEs, display: RunObserver) -> dict[str, TrainingResult]:
     """The finished SAEs by sae_id."""
     from dataclasses import replace
 
     from saekit_trainer.options import OneSAE
-    from saekit_trainer.publish import publish_target
+    from saekit_trainer.publish import CheckpointPublisher, publish_target
     from saekit_trainer.runner import MultiSAETrainingRunner, SAETrainingRunner
 
+    _check_upload(options)
     out = options.run.output_path if options.out is None else str(options.out)
+    observers = [display]
+    sae_ids: dict[str, str] = {}  # known when the model is
+    if options.publish is not None and options.publish_checkpoints:
+        observers.append(CheckpointPublisher(options.publish, sae_ids))
     if isinstance(options, OneSAE):
-        one = SAETrainingRunner(replace(options.run, output_path=out), report=report)
-        sae_ids = {"": options.sae_id or one.plan.label}
+        one = SAETrainingRunner(replace(options.run, output_path=out), observers=observers)
+        sae_ids[""] = options.sae_id or one.plan.label
     else:
-        several = MultiSAETrainingRunner(replace(options.run, output_path=out), report=report)
+        several = MultiSAETrainingRunner(replace(options.run, output_path=out), observers=observers)
         prefix = "" if options.sae_id is None else f"{options.sae_id}/"
-        sae_ids = {name: prefix + name for name in several.plans}
+        sae_ids |= {name: prefix + name for name in several.plans}
     if options.publish is not None:
         for sae_id in sae_ids.values():
             publish_target(options.publish, sae_id)  # what is wrong with it is said at once
@@ -108,33 +114,74 @@ def _train(options: OneSAE | SeveralSAEs, report: Reporter) -> dict[str, Trainin
     return {sae_ids[name]: result for name, result in several.results.items()}
 
 
-def _publish(options: WhatToDo, sae_id: str, result: TrainingResult) -> dict[str, str]:
+def _publish(options: OneSAE | SeveralSAEs, sae_id: str, result: TrainingResult) -> dict[str, str]:
     """Publish an SAE if it is to be; what the summary says of it."""
     from saekit_trainer.publish import publish_sae
+    from saekit_trainer.serving import serve_command
 
+    model_name = options.run.model_name
     if options.publish is None:
-        return {}
+        if result.folder is None:
+            return {}
+        return {"serve": serve_command(result.folder, model_name)}
     folder = publish_sae(result.sae, options.publish, sae_id, features=result.features)
-    return {"sae_id": sae_id, "published": str(folder)}
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None)
-    evaluation = summary["evaluation"]
-    rows = {
-        "SAE": f"{summary['architecture']}, {summary['d_sae']} features at {summary['hook_name']}",
-        "trained on": f"{summary['training_tokens']:,} tokens in {summary['seconds']:.0f} s",
-        "explained variance": f"{evaluation['explained_variance']:.4f}",
-        "L0": f"{evaluation['l0']:.1f}",
-        "CE loss score": f"{evaluation['ce_loss_score']:.4f}",
-        "dead features": f"{evaluation['dead_features']} of {summary['d_sae']}, on "
-        f"{evaluation['tokens']:,} held-out tokens",
-        "left out": f"{summary['skipped_samples']:,} broken samples"
-        * bool(summary["skipped_samples"]),
-        "written to": summary["folder"] or "",
-        "published as": f"{summary.get('sae_id', '')} {summary.get('published', '')}".strip(),
+    root = Path(options.publish).resolve()
+    return {
+        "sae_id": sae_id,
+        "published": str(folder),
+        "serve": serve_command(root / sae_id, model_name, root),
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(f"[bold]{name}[/bold]", value)
-    Console().print(table)
+
+
+def _check_upload(options: OneSAE | SeveralSAEs) -> None:
+    """Find out before the run what would keep its end from being uploaded.
+
+    Raises:
+        SAEUploadError: no token, no such name.
+        ConfigError: there would be no folder to upload.
+    """
+    if options.push_to_hub is None:
+        return
+    from saekit_core.sae.hub_repo import HubRepo
+    from saekit_trainer.errors import ConfigError
+
+    if not (options.out or options.run.output_path or options.run.checkpoint_path):
+        raise ConfigError("push_to_hub: needs --out or --checkpoint-path", field="push_to_hub")
+    HubRepo(options.push_to_hub, "main", None)
+
+
+def _upload(
+    options: OneSAE | SeveralSAEs,
+    results: dict[str, TrainingResult],
+    summaries: dict[str, dict[str, Any]],
+    console: Console,
+) -> int:
+    """Upload the folders if they are to be, and put it into their summaries.
+
+    Returns:
+        The exit status: 1 if it failed, which takes nothing from the run.
+    """
+    from saekit_core.sae.errors import SAEError
+    from saekit_core.sae.upload import upload_saes_to_huggingface
+    from saekit_trainer.options import OneSAE
+
+    if options.push_to_hub is None:
+        return 0
+    folders = {name: result.folder for name, result in results.items() if result.folder}
+    try:
+        done = upload_saes_to_huggingface(
+            list(folders.values()) if isinstance(options, OneSAE) else folders,
+            options.push_to_hub,
+            show_progress=options.progress != "none" and sys.stderr.isatty(),
+            private=options.private,
+        )
+    except (SAEError, OSError) as error:
+        console.print(
+            f"[red]error:[/red] not uploaded: {error}; try again with saekit upload",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 1
+    for summary in summaries.values():
+        summary["uploaded"] = done.url
+    return 0

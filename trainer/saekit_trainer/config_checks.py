@@ -35,6 +35,7 @@ _AT_LEAST: Final = {
         "max_iterations",
         "wandb_log_frequency",
         "eval_every_n_wandb_logs",
+        "prometheus_port",
     ),
     2: ("context_size",),
     0: (
@@ -51,7 +52,6 @@ _AT_LEAST: Final = {
         "n_checkpoints",
         "prefetch_llm_batches",
         "eval_every_n_steps",
-        "prometheus_port",
     ),
 }
 _ABOVE_0: Final = (

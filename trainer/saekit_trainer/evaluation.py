@@ -56,10 +56,13 @@ class ReconstructionFigures:
     """Share of the features that are active on some token."""
     density: Tensor = field(repr=False, compare=False)
     """Share of tokens on which each feature is active, float64 ``[d_sae]``."""
+    active_per_token: Tensor = field(repr=False, compare=False)
+    """Active features of each token, int64 ``[tokens]``; `l0` is their mean."""
 
     def to_dict(self) -> dict[str, float]:
-        """Every figure but `density`, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "density"}
+        """Every figure but those of single features and tokens, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if not isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Evaluation(ReconstructionFigures):
         return kl_score(spliced=self.kl_sae, ablated=self.kl_zero)
 
     def to_dict(self) -> dict[str, float]:
-        """Every figure but `density`, by name."""
+        """Every figure but those of single features and tokens, by name."""
         scores = {"ce_loss_score": self.ce_loss_score, "kl_score": self.kl_score}
         return {**super().to_dict(), **scores}
 
@@ -187,6 +190,7 @@ def _reconstruction_fields(evaluator: Evaluator) -> dict[str, Any]:
         "dead_features": d_sae - features.alive,
         "fraction_alive": features.alive / d_sae,
         "density": features.density,
+        "active_per_token": torch.cat(evaluator.active_per_token),
     }
 
 

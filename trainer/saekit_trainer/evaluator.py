@@ -29,6 +29,7 @@ class Evaluator:
         self._exclude = exclude
         self.reconstruction = ReconstructionStats()
         self.features = FeatureStats()
+        self.active_per_token: list[Tensor] = []
         self.losses = dict.fromkeys(("clean", "sae", "zero"), 0.0)
         self.divergences = dict.fromkeys(("sae", "zero"), 0.0)
         self.predicted = 0
@@ -89,6 +90,7 @@ class Evaluator:
             there = here.to(sae.device)
             made.append(sae.decode(acts, state)[there])
             self.features.add(acts[there])
+            self.active_per_token.append(acts[there].count_nonzero(dim=1).cpu())
             self.reconstruction.add(wanted[here], made[-1])
         return torch.cat(made)
 

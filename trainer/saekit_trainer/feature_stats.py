@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from saekit_core.lm.bridged import TappedModel
+from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.placing import bind_sae
 from saekit_core.sae.features_file import FeaturesFile, Snippet
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.statistics import count_active
-from saekit_trainer.evaluation import Evaluation
+from saekit_trainer.evaluation import ReconstructionFigures, evaluate_reconstruction
 from saekit_trainer.special_tokens import left_out
 
 
@@ -37,7 +38,7 @@ def describe_features(
     sae: SAE,
     tokens: Tensor,
     *,
-    evaluation: Evaluation,
+    evaluation: ReconstructionFigures,
     snippets: SnippetConfig | None = None,
     snippet_tokens: Tensor | None = None,
     batch_size_prompts: int = 16,
@@ -70,6 +71,20 @@ def describe_features(
         l0=evaluation.l0,
         explained_variance=evaluation.explained_variance,
         tokens=int(tokens.numel()),
+    )
+
+
+def describe_briefly(model: LanguageModel, sae: SAE, tokens: Tensor) -> FeaturesFile:
+    """`describe_features` of an SAE that is not finished: all over the same few `tokens`.
+
+    Args:
+        model: the model of the SAE.
+        sae: whose features are described.
+        tokens: int64 ``[prompts, context]``, as held out.
+    """
+    figures = evaluate_reconstruction(model, sae, tokens)
+    return describe_features(
+        model, sae, tokens, evaluation=figures, snippets=SnippetConfig(per_feature=1)
     )
 
 

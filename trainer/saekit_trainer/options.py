@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -22,6 +22,9 @@ Examples:
 
   saekit train --publish saes --sae-id fresh --max-seconds 30
       The same within half a minute, put into a folder that a server watches.
+
+  saekit train --publish saes --publish-checkpoints --checkpoint-path runs --n-checkpoints 20
+      A server that watches the folder serves the SAE while it is trained.
 
   saekit train --model-name gpt2 --hook-name blocks.8.hook_resid_pre --architecture jumprelu
       --d-sae 24576 --dataset-path stories.txt --training-tokens 50000000 --out gpt2-l8
@@ -50,6 +53,17 @@ class WhatToDo:
     sae_id: str | None = None
     """Name of the published SAE; HOOK-ARCHITECTURE-D_SAE by default. Several are SAE_ID/NAME, or
     NAME by default."""
+    publish_checkpoints: bool = False
+    """Publish every checkpoint as well (checkpoint_path, n_checkpoints): a server that watches the
+    folder serves the SAE while it is trained."""
+    push_to_hub: str | None = None
+    """Hugging Face repository USER/REPO that the finished SAEs are uploaded to, as by saekit
+    upload."""
+    private: bool = False
+    """Make that repository private."""
+    progress: Literal["auto", "live", "lines", "none"] = "auto"
+    """How the run is shown on stderr: live figures, a line every few seconds, nothing; live in a
+    terminal and lines elsewhere by default."""
     json: bool = False
     """Print the final metrics as one JSON object on stdout, and nothing else there."""
 
@@ -97,6 +111,13 @@ def parse_options(argv: list[str]) -> OneSAE | SeveralSAEs:
         raise ConfigError("out: give --out FOLDER, --publish FOLDER, or both", field="out")
     if options.sae_id is not None and options.publish is None:
         raise ConfigError("sae_id: has a meaning only with --publish", field="sae_id")
+    if options.publish_checkpoints and not (options.publish and options.run.n_checkpoints):
+        raise ConfigError(
+            "publish_checkpoints: needs --publish, --checkpoint-path and --n-checkpoints",
+            field="publish_checkpoints",
+        )
+    if options.private and options.push_to_hub is None:
+        raise ConfigError("private: has a meaning only with --push-to-hub", field="private")
     return options
 
 

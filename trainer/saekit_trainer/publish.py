@@ -1,15 +1,17 @@
-"""Putting a finished SAE where a server finds it."""
+"""Putting SAEs where a server finds them, finished or on the way."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from saekit_core.sae.disk import write_sae_folder
+from saekit_core.sae.disk import read_sae_folder, write_sae_folder
 from saekit_core.sae.errors import SAEError
-from saekit_core.sae.features_file import FeaturesFile
+from saekit_core.sae.features_file import FeaturesFile, read_features_file
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.specs import check_sae_id
 from saekit_trainer.errors import PublishError
+from saekit_trainer.results import RunObserver, RunStatus
 
 
 def publish_target(root: str | Path, sae_id: str) -> Path:
@@ -48,3 +50,28 @@ def publish_sae(
         return write_sae_folder(sae, target, features=features)
     except OSError as error:
         raise PublishError(f"publish: cannot write {target} ({error})", field="publish") from error
+
+
+class CheckpointPublisher(RunObserver):
+    """Publishes each checkpoint under the name of its SAE, so that a server follows the training.
+
+    The finished SAEs are left to the caller, who has them anyway.
+    """
+
+    def __init__(self, root: str | Path, sae_ids: Mapping[str, str]) -> None:
+        """
+        Args:
+            root: the watched folder.
+            sae_ids: by the SAEs' names in the run; looked at when there is a checkpoint.
+        """
+        self._root = root
+        self._sae_ids = sae_ids
+        self._ended = False
+
+    def step_done(self, status: RunStatus) -> None:
+        self._ended = status.metrics.step >= status.total_steps
+
+    def folder_written(self, name: str, folder: Path) -> None:
+        if not self._ended:
+            features = read_features_file(folder)
+            publish_sae(read_sae_folder(folder), self._root, self._sae_ids[name], features=features)

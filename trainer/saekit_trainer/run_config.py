@@ -169,7 +169,7 @@ class RunConfig:
     log_to_tensorboard: bool = False
     """Whether metrics go to event files in the folder tensorboard there."""
     prometheus_port: int | None = None
-    """Port on which http://…/metrics shows the metrics while the run lasts; 0 for any free one."""
+    """Port on which http://…/metrics shows the metrics while the run lasts."""
     prometheus_host: str = "127.0.0.1"
     """Address of the network interface for it; 0.0.0.0 for all."""
     html_report: bool = True

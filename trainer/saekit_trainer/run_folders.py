@@ -16,9 +16,19 @@ from saekit_trainer.plan import SAEPlan
 from saekit_trainer.run_config import RunConfig
 
 _NOT_OF_THE_RESULT: Final = frozenset(
-    ["output_path", "checkpoint_path", "n_checkpoints", "run_name", "eval_every_n_wandb_logs"]
-    + ["eval_every_n_steps", "log_to_jsonl", "log_to_tensorboard", "html_report"]
-    + ["prometheus_port", "prometheus_host"]
+    [
+        "output_path",
+        "checkpoint_path",
+        "n_checkpoints",
+        "run_name",
+        "eval_every_n_wandb_logs",
+        "eval_every_n_steps",
+        "log_to_jsonl",
+        "log_to_tensorboard",
+        "html_report",
+        "prometheus_port",
+        "prometheus_host",
+    ]
 )
 
 

@@ -11,12 +11,14 @@ from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.sae import SAE
 from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.config import LanguageModelSAERunnerConfig
+from saekit_trainer.logs import check_logs, open_logs
 from saekit_trainer.multi_config import MultiSAETrainingRunnerConfig
 from saekit_trainer.plan import SAEPlan, plan_sae
+from saekit_trainer.report import ReportWriter
 from saekit_trainer.results import Reporter, RunObserver, RunStatus, TrainingResult
 from saekit_trainer.run_config import RunConfig
+from saekit_trainer.run_folders import RunFolders
 from saekit_trainer.training_run import TrainingRun
-from saekit_trainer.wandb_log import WandbLog, require_wandb
 
 
 class SAETrainingRunner:
@@ -50,7 +52,7 @@ class SAETrainingRunner:
             clock: seconds since some moment; `max_seconds` is measured by it.
 
         Raises:
-            ConfigError: `cfg` does not fit the model, or W&B is not there or not logged in.
+            ConfigError: `cfg` does not fit the model, or what a log needs is not there.
             DatasetError: the data set cannot be opened.
             LMError: the model cannot be booted, or not on that device.
         """
@@ -144,8 +146,7 @@ def _prepare(
     observers: Sequence[RunObserver],
     clock: Callable[[], float],
 ) -> tuple[TrainingRun, LanguageModel, ActivationsStore]:
-    if cfg.log_to_wandb:
-        require_wandb()  # before minutes of loading
+    check_logs(cfg)
     model = model or boot_model(cfg.model_name, device=cfg.device)
     plans = {name: plan_sae(member, model) for name, member in members.items()}
     hooks = {hook: None for plan in plans.values() for hook in (plan.hook, plan.hook_out)}
@@ -153,7 +154,9 @@ def _prepare(
     following = [*observers]
     if report is not None:
         following.append(_Calling(report))
-    if cfg.log_to_wandb:
-        following.append(WandbLog(cfg, plans))
+    folders = RunFolders(cfg, plans)
+    following.extend(open_logs(cfg, plans, folders.home))
+    if folders.report is not None:
+        following.append(ReportWriter(folders.report, plans))
     run = TrainingRun(cfg, plans, model, store, observers=following, clock=clock)
     return run, model, store

@@ -19,7 +19,7 @@ from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.compiled_blocks import compiled_blocks
 from saekit_trainer.evaluation import evaluate
 from saekit_trainer.evaluation_schedule import evaluation_due
-from saekit_trainer.feature_stats import describe_features
+from saekit_trainer.feature_stats import describe_briefly, describe_features
 from saekit_trainer.plan import SAEPlan, total_steps
 from saekit_trainer.results import RunObserver, RunStatus, TrainingResult
 from saekit_trainer.run_config import RunConfig
@@ -125,7 +125,7 @@ class TrainingRun:
                 observer.step_done(status)
             self._evaluate_if_due(step, total, held_out)
             if self._folders.checkpoint_due(step, total):
-                self._write_checkpoint()
+                self._write_checkpoint(held_out)
 
     def _evaluate_if_due(self, step: int, total: int, held_out: Tensor) -> None:
         if evaluation_due(self.cfg, step, total):
@@ -137,10 +137,12 @@ class TrainingRun:
             for observer in self._observers:
                 observer.evaluated(step, found)
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self, held_out: Tensor) -> None:
+        self._store.close()  # the model is not to run in two threads at once
         for name, trained in self.saes.items():
+            sae = trained.to_sae()
             folder = self._folders.of_checkpoint(name, trained.trainer.tokens)
-            self._write(name, trained.to_sae(), folder)
+            self._write(name, sae, folder, describe_briefly(self._model, sae, held_out))
 
     def _finish(
         self, name: str, trained: SAEInTraining, held_out: Tensor, seconds: float

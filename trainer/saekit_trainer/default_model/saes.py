@@ -123,7 +123,7 @@ def train_one(
     )
     with TrainingDisplay(console) as display:
         return SAETrainingRunner(
-            cfg, override_model=model, override_dataset=source, report=display
+            cfg, override_model=model, override_dataset=source, observers=[display]
         ).run()
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from saekit_trainer.errors import ConfigError
-from saekit_trainer.evaluation import Evaluation
+from saekit_trainer.logs.metrics_log import Figures, MetricsLog, flat
 from saekit_trainer.plan import SAEPlan
-from saekit_trainer.results import RunObserver, RunStatus
 from saekit_trainer.run_config import RunConfig
 
 
@@ -41,7 +40,7 @@ def require_wandb() -> Any:
     return wandb
 
 
-class WandbLog(RunObserver):
+class WandbLog(MetricsLog):
     """Logs the metrics of each SAE by name: ``l0``, or ``NAME/l0`` where there are several SAEs."""
 
     def __init__(self, cfg: RunConfig, plans: Mapping[str, SAEPlan]) -> None:
@@ -50,6 +49,7 @@ class WandbLog(RunObserver):
         Raises:
             ConfigError: as `require_wandb`, or the run cannot be opened.
         """
+        super().__init__(cfg.wandb_log_frequency)
         self._wandb = require_wandb()
         self._cfg = cfg
         try:
@@ -63,25 +63,8 @@ class WandbLog(RunObserver):
         except self._wandb.errors.Error as error:
             raise ConfigError(f"log_to_wandb: {error}", field="log_to_wandb") from None
 
-    def step_done(self, status: RunStatus) -> None:
-        if status.metrics.step % self._cfg.wandb_log_frequency:
-            return
-        self._log(
-            status.metrics.step,
-            {name: metrics.to_dict() for name, metrics in status.saes.items()},
-            tokens_per_second=status.tokens_per_second,
-        )
-
-    def evaluated(self, step: int, evaluations: Mapping[str, Evaluation]) -> None:
-        # l0 and the like are those of the training batches; these are of held-out text.
-        figures = {
-            name: {
-                key if key.startswith(("ce_", "kl_")) else f"eval/{key}": value
-                for key, value in evaluation.to_dict().items()
-            }
-            for name, evaluation in evaluations.items()
-        }
-        self._log(step, figures)
+    def record(self, step: int, saes: Mapping[str, Figures], run: Figures) -> None:
+        self._run.log(flat(saes, run), step=step)
 
     def folder_written(self, name: str, folder: Path) -> None:
         if not self._cfg.log_weights_to_wandb:
@@ -92,14 +75,6 @@ class WandbLog(RunObserver):
 
     def closed(self) -> None:
         self._run.finish()
-
-    def _log(self, step: int, figures: Mapping[str, Mapping[str, float]], **shared: float) -> None:
-        values = {
-            f"{name}/{key}" if name else key: value
-            for name, of_sae in figures.items()
-            for key, value in of_sae.items()
-        }
-        self._run.log({**values, **shared}, step=step)
 
 
 def _run_name(cfg: RunConfig, plans: Mapping[str, SAEPlan]) -> str:
