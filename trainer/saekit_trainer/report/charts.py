@@ -22,20 +22,24 @@ _TITLES: Final = {
     "kl_score": "KL score",
     "learning_rate": "Learning rate",
 }
+_OF_EVALUATIONS: Final = ("eval/", "ce_", "kl_")
 _BEFORE_TERMS: Final = ("explained_variance", "l0", "loss")
 _AFTER_TERMS: Final = ("dead_features", "ce_loss_score", "kl_score", "learning_rate")
 _MOST_BINS: Final = 40
 _PER_DECADE: Final = 4
 
 
-def course(name: str, result: TrainingResult, history: RunHistory) -> str:
+def course(name: str, history: RunHistory) -> str:
     """Figures of the SAE `name` over tokens."""
     curves = history.saes[name]
+    # Of the whole run: the last step need not have had every term.
+    terms = [key for key in curves if key.endswith("_loss") or "_loss_" in key]
+    terms = [key for key in terms if not key.startswith(_OF_EVALUATIONS)]
+    if len(terms) == 1:
+        terms = []  # it is the loss
     charts = []
-    for key in (*_BEFORE_TERMS, *result.last_step.losses, *_AFTER_TERMS):
+    for key in (*_BEFORE_TERMS, *terms, *_AFTER_TERMS):
         train, held = curves.get(key), curves.get(f"eval/{key}")
-        if key not in _TITLES and len(result.last_step.losses) == 1:
-            continue  # a single term is the loss
         if train is None or (key.endswith("_score") and len(train.xs) < 2):
             continue
         charts.append(_chart(_TITLES.get(key, key), key, train, held))
@@ -63,10 +67,12 @@ def _chart(title: str, key: str, train: Curve, held: Curve | None) -> str:
     is_evaluation = key.endswith("_score")
     series = [Series(train.xs, train.ys, dots=is_evaluation)]
     aside = short(train.ys[-1])
-    if held is not None and held.xs:
+    # Features that are silent in so little text are another figure than dead ones.
+    if held is not None and held.xs and key != "dead_features":
         series.append(Series(held.xs, held.ys, dots=True))
         aside += f" · held out {short(held.ys[-1])}"
-    return figure(title, aside, line_chart(series, label=f"{title} over tokens"))
+    svg = line_chart(series, label=f"{title} over tokens", wide_range="loss" in key)
+    return figure(title, aside, svg)
 
 
 def _density(result: TrainingResult) -> str:

@@ -128,7 +128,7 @@ def _section(name: str, plan: SAEPlan, result: TrainingResult, history: RunHisto
         "<h3>Course of the training</h3>",
         '<p class="key"><i class="train"></i>training batches<i class="test"></i>'
         "held-out text, with the reconstruction spliced in for the scores; over tokens</p>",
-        course(name, result, history),
+        course(name, history),
         "<h3>Features</h3>",
         "<p>How often features fired in the last "
         f"{plan.cfg.feature_sampling_window:,} steps of training at most, how many are active on a "

@@ -37,22 +37,24 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def line_chart(series: Sequence[Series], *, label: str) -> str:
-    """Figures over tokens, on a logarithmic scale where they span more than a factor of thirty.
+def line_chart(series: Sequence[Series], *, label: str, wide_range: bool = False) -> str:
+    """Figures over tokens.
 
     Args:
         series: each with at least one point.
         label: what it shows, for those who do not see it.
+        wide_range: take a logarithmic scale where the figures span more than a factor of thirty.
     """
     xs = [x for one in series for x in one.xs]
     ys = [y for one in series for y in one.ys]
-    logarithmic = min(ys) > 0 and max(ys) > 30 * min(ys)
+    logarithmic = wide_range and min(ys) > 0 and max(ys) > 30 * min(ys)
     to_y = math.log10 if logarithmic else float
     ticks = _log_ticks(min(ys), max(ys)) if logarithmic else _ticks(min(ys), max(ys))
     low, high = to_y(min(ys)), to_y(max(ys))
     across = _scale(0.0, max(xs), _LEFT, WIDTH - _RIGHT)
     up = _scale(low, high, HEIGHT - _BOTTOM, _TOP)
-    parts = [_y_axis([(up(to_y(tick)), short(tick)) for tick in ticks])]
+    y_labels = [short(tick) for tick in ticks] if logarithmic else _labels(ticks)
+    parts = [_y_axis([(up(to_y(t)), text) for t, text in zip(ticks, y_labels, strict=True)])]
     parts.append(_x_axis([(across(tick), short(tick)) for tick in _ticks(0.0, max(xs), 4)]))
     for one in series:
         points = [(across(x), up(to_y(y))) for x, y in zip(one.xs, one.ys, strict=True)]
@@ -155,6 +157,16 @@ def _ticks(low: float, high: float, n: int = 4) -> list[float]:
     step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)] or [low]
+
+
+def _labels(ticks: Sequence[float]) -> list[str]:
+    """The ticks in as few digits as tell them apart."""
+    texts = [short(tick) for tick in ticks]
+    for decimals in range(1, 7):
+        if len(set(texts)) == len(texts):
+            break
+        texts = [f"{tick:.{decimals}f}" for tick in ticks]
+    return texts
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
