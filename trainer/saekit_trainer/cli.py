@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from saekit_trainer.options import OneSAE, SeveralSAEs
@@ -177,7 +178,7 @@ def _upload(
         )
     except (SAEError, OSError) as error:
         console.print(
-            f"[red]error:[/red] not uploaded: {error}; try again with saekit upload",
+            f"[red]error:[/red] not uploaded: {escape(str(error))}; try again with saekit upload",
             highlight=False,
             soft_wrap=True,
         )

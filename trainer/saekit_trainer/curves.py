@@ -31,8 +31,9 @@ class Curve:
         self._waiting: list[float] = []
 
     def add(self, x: float, y: float) -> None:
-        """Add a point behind the others; one without a finite value is left out."""
-        if not math.isfinite(y):
+        """Add a point behind the others; one without a finite value, or in their last place, is
+        left out."""
+        if not math.isfinite(y) or self.xs[-1:] == [x]:
             return
         self._waiting.append(y)
         if len(self._waiting) < self._stride:

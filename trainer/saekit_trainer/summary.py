@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from saekit_trainer.display import duration
 
@@ -28,11 +29,11 @@ def print_summaries(summaries: Mapping[str, Mapping[str, Any]], console: Console
         table = Table(box=None, show_header=len(names) > 1, pad_edge=False, padding=(0, 2, 0, 1))
         table.add_column()
         for name in some:
-            table.add_column(name, header_style="bold", overflow="fold")
+            table.add_column(Text(name), header_style="bold", overflow="fold")
         for row in columns[0]:
             values = [column[row] for column in columns]
             if any(values):
-                table.add_row(f"[bold]{row}[/bold]", *values)
+                table.add_row(Text(row, style="bold"), *map(Text, values))
         console.print(table)
     places: dict[str, None] = {}
     for summary in summaries.values():
