@@ -12,6 +12,7 @@ from rich.text import Text
 from saekit_trainer.display import duration
 
 _SIDE_BY_SIDE: Final = 3
+_FIRST_COLUMN: Final = len("explained variance")
 
 
 def print_summaries(summaries: Mapping[str, Mapping[str, Any]], console: Console) -> None:
@@ -26,7 +27,7 @@ def print_summaries(summaries: Mapping[str, Mapping[str, Any]], console: Console
     for start in range(0, len(names), _SIDE_BY_SIDE):
         some = names[start : start + _SIDE_BY_SIDE]
         columns = [_figures(summaries[name]) for name in some]
-        table = Table(box=None, show_header=len(names) > 1, pad_edge=False, padding=(0, 2, 0, 1))
+        table = Table(box=None, show_header=len(names) > 1)
         table.add_column()
         for name in some:
             table.add_column(Text(name), header_style="bold", overflow="fold")
@@ -35,11 +36,12 @@ def print_summaries(summaries: Mapping[str, Mapping[str, Any]], console: Console
             if any(values):
                 table.add_row(Text(row, style="bold"), *map(Text, values))
         console.print(table)
-    places: dict[str, None] = {}
+    places: dict[tuple[str, str], None] = {}
     for summary in summaries.values():
         places |= dict.fromkeys(_places(summary))
-    for place in places:
-        console.print(f" {place}", highlight=False, markup=False, soft_wrap=True)
+    for what, place in places:
+        line = Text.assemble(" ", (f"{what:<{_FIRST_COLUMN}}", "bold"), "  ", place)
+        console.print(line, soft_wrap=True)  # paths and commands are to be copied
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -57,18 +59,17 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
         "dead features": f"{evaluation['dead_features']} of {summary['d_sae']}, on "
         f"{evaluation['tokens']:,} held-out tokens",
         "left out": f"{skipped:,} broken samples" if skipped else "",
-        "written to": summary["folder"] or "",
-        "published as": f"{summary.get('sae_id', '')} {summary.get('published', '')}".strip(),
     }
 
 
-def _places(summary: Mapping[str, Any]) -> list[str]:
+def _places(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Where to look and what to type next."""
-    lines = []
-    if summary.get("serve"):
-        lines.append(f"serve it: {summary['serve']}")
-    if summary.get("report"):
-        lines.append(f"read it:  {summary['report']}")
-    if summary.get("uploaded"):
-        lines.append(f"uploaded: {summary['uploaded']}")
-    return lines
+    published = summary.get("published")
+    places = {
+        "written to": summary["folder"],
+        "published as": f"{summary['sae_id']} {published}" if published else None,
+        "uploaded to": summary.get("uploaded"),
+        "report": summary["report"],
+        "serve it": summary.get("serve"),
+    }
+    return [(what, place) for what, place in places.items() if place]
