@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     )
     from saekit_trainer.cache.making import CacheActivationsRunner as CacheActivationsRunner
     from saekit_trainer.config import LanguageModelSAERunnerConfig as LanguageModelSAERunnerConfig
+    from saekit_trainer.display import TrainingDisplay as TrainingDisplay
     from saekit_trainer.evaluation import Evaluation as Evaluation
     from saekit_trainer.evaluation import ReconstructionFigures as ReconstructionFigures
     from saekit_trainer.evaluation import evaluate as evaluate
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from saekit_trainer.nested_config import StandardTrainingSAEConfig as StandardTrainingSAEConfig
     from saekit_trainer.nested_config import TopKTrainingSAEConfig as TopKTrainingSAEConfig
     from saekit_trainer.nested_config import TranscoderTrainingConfig as TranscoderTrainingConfig
+    from saekit_trainer.publish import CheckpointPublisher as CheckpointPublisher
     from saekit_trainer.results import RunObserver as RunObserver
     from saekit_trainer.results import RunStatus as RunStatus
     from saekit_trainer.runner import MultiSAETrainingRunner as MultiSAETrainingRunner
@@ -57,6 +59,7 @@ _NAMES = {
     ".cache.config": ["CacheActivationsRunnerConfig"],
     ".cache.making": ["CacheActivationsRunner"],
     ".config": ["LanguageModelSAERunnerConfig"],
+    ".display": ["TrainingDisplay"],
     ".evaluation": ["Evaluation", "ReconstructionFigures", "evaluate", "evaluate_reconstruction"],
     ".multi_config": ["MultiSAETrainingRunnerConfig"],
     ".nested_config": [
@@ -74,6 +77,7 @@ _NAMES = {
         "TopKTrainingSAEConfig",
         "TranscoderTrainingConfig",
     ],
+    ".publish": ["CheckpointPublisher"],
     ".results": ["RunObserver", "RunStatus"],
     ".runner": ["MultiSAETrainingRunner", "SAETrainingRunner"],
     ".trainer": ["SAETrainer"],
