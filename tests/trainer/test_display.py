@@ -151,6 +151,7 @@ def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> Non
 def test_the_summary_says_how_good_it_is_where_it_lies_and_how_to_serve_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    serve = f"saekit serve --sae-dir {'/long' * 30} --sae '[out]'"
     summary: dict[str, Any] = {
         "architecture": "topk",
         "d_sae": 64,
@@ -163,7 +164,7 @@ def test_the_summary_says_how_good_it_is_where_it_lies_and_how_to_serve_it(
         "skipped_samples": 2,
         "folder": "/x/[out]",
         "report": "/x/report.html",
-        "serve": "saekit serve --sae-dir /x --sae '[out]'",
+        "serve": serve,
     }
     console = Console(width=120)
     print_summaries({"one": summary, "two": summary | {"skipped_samples": 0}}, console)
@@ -172,5 +173,5 @@ def test_the_summary_says_how_good_it_is_where_it_lies_and_how_to_serve_it(
         assert figure in text
     assert "/x/[out]" in text
     lines = [line.split(maxsplit=2) for line in text.splitlines()]
-    assert lines.count(["serve", "it", "saekit serve --sae-dir /x --sae '[out]'"]) == 1
+    assert lines.count(["serve", "it", serve]) == 1
     assert text.count("/x/report.html") == 1

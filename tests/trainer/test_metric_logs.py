@@ -111,8 +111,11 @@ def test_a_line_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     log.step_done(after(3))  # and no second warning
     path.rmdir()
     (tmp_path / "kept").rename(path)
+    with path.open("a") as file:
+        file.write("half of a long line" * 50)
     log.step_done(after(4))
     assert [r["step"] for r in read_records(path)] == [1, 4]
+    assert "half" not in path.read_text()
 
 
 def test_numbers_that_json_has_not_are_null(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_bars_count_every_token_and_every_feature(finished: tuple[Any, str]) -> 
 
 def test_several_saes_share_a_page(model: LanguageModel, text: str, tmp_path: Path) -> None:
     cfg = MultiSAETrainingRunnerConfig(
-        saes={"a.b": {"d_sae": 48}, "c": {"d_sae": 64}},
+        saes={"a.b": {"d_sae": 48}, "c": {"d_sae": 64, "k": 1}},
         dataset_path=text,
         output_path=str(tmp_path),
         context_size=24,
@@ -169,6 +169,9 @@ def test_several_saes_share_a_page(model: LanguageModel, text: str, tmp_path: Pa
     for name, result in runner.results.items():
         assert str(tmp_path / name) in page.text
         assert f"{result.evaluation.explained_variance:.4f}" in page.text
+    never = int((result.training_density == 0).sum())
+    assert never > 0
+    assert f"{never} never fired" in page.text
 
 
 def test_a_run_may_do_without(run: Any, tmp_path: Path) -> None:
