@@ -26,7 +26,7 @@ _OF_EVALUATIONS: Final = ("eval/", "ce_", "kl_")
 _BEFORE_TERMS: Final = ("explained_variance", "l0", "loss")
 _AFTER_TERMS: Final = ("dead_features", "ce_loss_score", "kl_score", "learning_rate")
 _MOST_BINS: Final = 40
-_PER_DECADE: Final = 4
+_PER_DECADE: Final = 10
 
 
 def course(name: str, history: RunHistory) -> str:
