@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from saekit_core.sae import SAE
 
 BATCH: Final = 32
+BLOCK_ROWS: Final = 1024
 Ids = npt.NDArray[np.int64]
 
 
@@ -44,11 +45,21 @@ def encode_floor(
     return float(sum(len(row) for row in rows))
 
 
-def compact(sae: SAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """One matrix product, and what is above its threshold: places and values."""
-    p = torch.addmm(sae.b_enc, x.to(sae.dtype), sae.W_enc)
-    places = (p > sae.threshold).nonzero()
-    return places, p[places[:, 0], places[:, 1]]
+def compact(sae: SAE, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The matrix product, and what is above its threshold: flat places and values, by blocks.
+
+    A block's dense product is written to the same memory each time: fresh gigabytes cost as much
+    as the product itself.
+    """
+    p = torch.empty(min(BLOCK_ROWS, len(x)), sae.cfg.d_sae, dtype=sae.dtype)
+    found = []
+    for start in range(0, len(x), BLOCK_ROWS):
+        block = x[start : start + BLOCK_ROWS].to(sae.dtype)
+        here = torch.addmm(sae.b_enc, block, sae.W_enc, out=p[: len(block)]).view(-1)
+        above = here.view(len(block), -1) > sae.threshold
+        places = torch.from_numpy(np.flatnonzero(above.numpy()))
+        found.append((places, here[places]))
+    return found
 
 
 class _Seen(Exception):
