@@ -15,6 +15,13 @@ _SERVING = re.compile(r"saekit: serving on (\S+)")
 @contextmanager
 def served(*flags: str) -> Iterator[str]:
     """The address of a server with these flags; drained at the end."""
+    with served_process(*flags) as (address, _):
+        yield address
+
+
+@contextmanager
+def served_process(*flags: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The same with its process."""
     command = [sys.executable, "-m", "saekit_client.cli", "serve", "--listen", "127.0.0.1:0"]
     process = subprocess.Popen(
         [*command, "--drain", "0", *flags],
@@ -26,7 +33,7 @@ def served(*flags: str) -> Iterator[str]:
     try:
         for line in process.stdout:
             if match := _SERVING.match(line):
-                yield match[1]
+                yield match[1], process
                 break
         else:
             raise RuntimeError("the server did not start")

@@ -40,6 +40,11 @@ class Desk:
             self._tickets.update((job.id, ticket) for job, ticket in pairs)
             self._changed.notify()
 
+    def check_room(self, caller: str, n_jobs: int) -> None:
+        """Raises AdmissionError if so many more jobs would not be taken in."""
+        with self._changed:
+            self._scheduler.check_room(caller, n_jobs)
+
     def cancel(self, job_ids: Sequence[Any]) -> None:
         """Whoever waited for these has gone; those that have ended are passed over."""
         with self._changed:

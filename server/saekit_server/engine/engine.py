@@ -65,6 +65,21 @@ class Engine:
         self._thread = DeviceThread(self._desk, self._runner, self._metrics, self._clock, loop)
         self._thread.start()
 
+    def check_room(self, call: Call, inputs: int) -> None:
+        """Refuses a request of so many inputs at once if it would be refused once it is read.
+
+        Under overload most requests are turned away: they must not cost the tokenising of their
+        texts, which those that are answered need.
+
+        Raises:
+            DomainError: UNAVAILABLE or RESOURCE_EXHAUSTED, with the time to wait.
+        """
+        try:
+            self._desk.check_room(call.caller, inputs)
+        except AdmissionError as error:
+            self._metrics.rejections.labels(error.limit).inc()
+            raise admission_error(error, self._limits) from error
+
     async def run(
         self, works: Sequence[Work], call: Call, priority: Priority, names: Sequence[str] = ()
     ) -> list[Any]:

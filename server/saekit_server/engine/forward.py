@@ -47,7 +47,14 @@ class ForwardBatch:
         self._twins: list[Twins] = []
         rows: list[npt.NDArray[np.int64]] = []
         self._interventions: list[InterventionRow] = []
+        # Whoever only reads the same tokens reads them from one row.
+        read_only: dict[bytes, Twins] = {}
         for work in works:
+            key = work.tokenized.ids.tobytes()
+            shared = read_only.get(key) if work.run is None else None
+            if shared is not None:
+                self._twins.append(shared)
+                continue
             run = work.run or RunSpec()
             self._twins.append(
                 Twins(
@@ -56,6 +63,8 @@ class ForwardBatch:
                     len(rows) + 2 if run.rows == 3 else None,
                 )
             )
+            if work.run is None:
+                read_only[key] = self._twins[-1]
             rows += [work.tokenized.ids] * run.rows
             self._interventions.append(work.interventions)
             self._interventions += [idle_row()] * (run.rows - 1)

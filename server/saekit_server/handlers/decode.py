@@ -40,6 +40,7 @@ class DecodeHandler:
         with at_field("options"):
             plan = self._plan(request.options, Priority.INTERACTIVE)
         check_count("items", len(request.items))
+        self._context.engine.check_room(call, len(request.items))
         works = []
         for i, item in enumerate(request.items):
             with at_field(f"items[{i}]"):

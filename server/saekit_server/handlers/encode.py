@@ -62,6 +62,7 @@ class EncodeHandler:
         with at_field("options"):
             plan = self._plan(request.options, Priority.INTERACTIVE)
         check_count("inputs", len(request.inputs))
+        self._context.engine.check_room(call, len(request.inputs))
         rows = await self._context.inputs.rows(request.inputs, plan.inputs)
         pending: list[Pending] = []
         names: list[str] = []

@@ -61,6 +61,7 @@ class RunHandler:
         with at_field("options"):
             plan = self._plan(request.options)
         check_count("inputs", len(request.inputs))
+        self._context.engine.check_room(call, len(request.inputs))
         rows = await self._context.inputs.rows(request.inputs, plan.inputs)
         works = []
         for i, (row,) in enumerate(rows):

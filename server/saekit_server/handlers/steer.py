@@ -55,6 +55,7 @@ class SteerHandler:
 
     async def steer(self, request: pb.SteerRequest, call: Call) -> AsyncIterator[pb.SteerResponse]:
         """Answers Steer: a start, then tokens of all choices as they come, then their ends."""
+        self._context.engine.check_room(call, 1)
         plan = await self._plan(request)
         n = request.n if request.HasField("n") else 1
         if not 1 <= n <= _MAX_CHOICES:

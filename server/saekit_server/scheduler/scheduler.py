@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from saekit_server.scheduler.admission import Ledger, check_fits, check_room
+from saekit_server.scheduler.admission import Ledger, check_counts, check_fits, check_room
 from saekit_server.scheduler.errors import DrainingError, expect
 from saekit_server.scheduler.figures import Depth, Figures
 from saekit_server.scheduler.job import Job, JobId, Kind
@@ -63,14 +63,7 @@ class Scheduler:
             raise ValueError(f"job ids {sorted(map(repr, ids))}: expected ids that are not in use")
         if len({job.caller for job in jobs}) > 1:
             raise ValueError("jobs of several callers: expected those of one request")
-        if self.draining:
-            raise DrainingError(
-                "the scheduler is draining",
-                limit="draining",
-                value=len(jobs),
-                allowed=0,
-                retry_after_s=self._pace.seconds_for(self._ledger.tokens),
-            )
+        self._refuse_if_draining(len(jobs))
         for job in jobs:
             check_fits(job, self.limits)
         check_room(jobs, self.limits, self._ledger, self._pace)
@@ -78,6 +71,17 @@ class Scheduler:
         for job in jobs:
             entry = self._entries[job.id] = _Entry(job, now)
             self._enqueue(entry)
+
+    def check_room(self, caller: str, n_jobs: int) -> None:
+        """Raises what `admit` would for so many jobs of a caller, however small they are.
+
+        Before the work of making them, so that it costs next to nothing to be refused. What could
+        never wait together is left to `admit`, which knows the jobs. Raises DrainingError,
+        QuotaExceededError or QueueFullError.
+        """
+        self._refuse_if_draining(n_jobs)
+        if n_jobs <= min(self.limits.max_caller_jobs, self.limits.max_caller_tokens):
+            check_counts(caller, n_jobs, n_jobs, self.limits, self._ledger, self._pace)
 
     def cancel(self, job_id: JobId) -> bool:
         """Whether the job had not ended yet.
@@ -201,6 +205,16 @@ class Scheduler:
             timed += is_timed
         expect(streams == len(self._streams), "a stream outlived its job")
         expect(timed == len(self._deadlines), "a deadline outlived its job")
+
+    def _refuse_if_draining(self, n_jobs: int) -> None:
+        if self.draining:
+            raise DrainingError(
+                "the scheduler is draining",
+                limit="draining",
+                value=n_jobs,
+                allowed=0,
+                retry_after_s=self._pace.seconds_for(self._ledger.tokens),
+            )
 
     # ---- a job's course
 
