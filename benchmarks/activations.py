@@ -49,6 +49,8 @@ def measure(options: Options) -> Iterator[Report]:
         question=f"Encode of {ROWS:,} × {sae.cfg.d_in} activations",
         unit="rows/s",
         outcomes=outcomes,
-        bars=(Bar("time ÷ bare", 1 / ratio(outcomes, "served", "product and compaction"), most=1.2),),
+        bars=(
+            Bar("time ÷ bare", 1 / ratio(outcomes, "served", "product and compaction"), most=1.2),
+        ),
         notes=(f"{found / ROWS:.0f} active features a row",),
     )

@@ -82,9 +82,7 @@ def _against_sae_lens(setting: Setting, clients: Callers, options: Options) -> I
         )
 
 
-def _bfloat16(
-    setting: Setting, requests: Sequence[Any], floor: Any, options: Options
-) -> Report:
+def _bfloat16(setting: Setting, requests: Sequence[Any], floor: Any, options: Options) -> Report:
     with (
         served(*setting.flags, "--dtype", "bfloat16", "--sae-dtype", "bfloat16") as address,
         callers(address, CALLERS) as clients,

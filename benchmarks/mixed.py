@@ -27,9 +27,7 @@ def measure(options: Options) -> Iterator[Report]:
     encode = encode_requests([text], setting.sae_ids[:1], per_call=1)[0]
     steers = [steer_request(setting, stream, tokens=256) for stream in range(STREAMS)]
     with served(*setting.flags) as address:
-        turns = [
-            asyncio.run(_turn(address, encode, steers)) for _ in range(options.runs + 1)
-        ][1:]
+        turns = [asyncio.run(_turn(address, encode, steers)) for _ in range(options.runs + 1)][1:]
     gaps_alone, encode_alone, gaps, encodes = zip(*turns, strict=True)
     step = Outcome.of([percentile(g, 0.5) * 1e3 for g in gaps_alone])
     compute = Outcome.of([percentile(e, 0.5) * 1e3 for e in encode_alone])

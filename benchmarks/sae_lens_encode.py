@@ -54,9 +54,7 @@ def documented(model, sae, rows):
     """
     features = f"{sae.cfg.metadata.hook_name}.hook_sae_acts_post"
     for batch in batches(rows):
-        _, cache = model.run_with_cache_with_saes(
-            padded(batch), saes=[sae], names_filter=features
-        )
+        _, cache = model.run_with_cache_with_saes(padded(batch), saes=[sae], names_filter=features)
         cache[features]
 
 
@@ -65,9 +63,7 @@ def best(model, sae, rows):
     hook = sae.cfg.metadata.hook_name
     layer = int(hook.split(".")[1])
     for batch in batches(sorted(rows, key=len)):
-        _, cache = model.run_with_cache(
-            padded(batch), names_filter=hook, stop_at_layer=layer + 1
-        )
+        _, cache = model.run_with_cache(padded(batch), names_filter=hook, stop_at_layer=layer + 1)
         sae.encode(cache[hook])
 
 

@@ -120,7 +120,8 @@ def _make_sae(model_dir: Path, sae_root: Path, layer: int) -> None:
     seen: list[torch.Tensor] = []
     ids = np.stack([model.tokenizer.encode_text(t, True).ids[:100] for t in _long_texts()])
     model.forward(
-        torch.from_numpy(ids), taps={model.hook_point(_sae_id(layer)): lambda h: seen.append(h.flatten(0, 1))}
+        torch.from_numpy(ids),
+        taps={model.hook_point(_sae_id(layer)): lambda h: seen.append(h.flatten(0, 1))},
     )
     p = seen[0] @ W_enc
     share = L0 / D_SAE

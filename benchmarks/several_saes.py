@@ -25,9 +25,7 @@ def measure(options: Options) -> Iterator[Report]:
     rows = setting.rows(some)
     with served(*setting.flags) as address, callers(address, len(LAYERS)) as clients:
         together = encode_requests(some, setting.sae_ids, per_call=COUNT)
-        apart = [
-            encode_requests(some, [sae], per_call=COUNT)[0] for sae in setting.sae_ids
-        ]
+        apart = [encode_requests(some, [sae], per_call=COUNT)[0] for sae in setting.sae_ids]
 
         def one_call() -> float:
             # `tokens_of` counts a text once.

@@ -86,9 +86,7 @@ def stream_all(clients: Callers, requests: list[pb.SteerRequest]) -> float:
     """All streams at once to their ends; tokens that came."""
 
     def read(stub: Any, item: int) -> int:
-        return sum(
-            event.WhichOneof("event") == "token" for event in stub.Steer(requests[item])
-        )
+        return sum(event.WhichOneof("event") == "token" for event in stub.Steer(requests[item]))
 
     return float(sum(clients.each(read, len(requests))))
 

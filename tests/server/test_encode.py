@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,8 @@ from saekit.codec import numpy_to_tensor, rows_to_csr, tensor_to_numpy
 from saekit.v1 import input_pb2, registry_service_pb2, tensor_pb2
 from saekit.v1 import sae_service_pb2 as pb
 from saekit_core.sae import SAE
+from saekit_server.engine.forward import ForwardBatch
+from saekit_server.engine.work import ForwardWork, Read, RunSpec
 
 NORMED = ("normed/layer_norm", "normed/rescaled")
 MARGIN = 1e-5
@@ -218,3 +221,24 @@ def test_activations_of_the_client_encode_and_decode_as_the_formula(
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_who_reads_the_same_tokens_reads_one_row(server: Running) -> None:
+    model, registry = server.server.parts.model, server.server.parts.registry
+    texts = [model.tokenizer.encode_text(text) for text in ("the cat", "the dog ran", "the cat")]
+    saes = [registry.get(name) for name in ("standard", "jumprelu", "jumprelu")]
+    works = [
+        ForwardWork(tokenized, (Read(sae, np.arange(len(tokenized.ids))),))
+        for tokenized, sae in zip(texts, saes, strict=True)
+    ]
+    batch = ForwardBatch(model, works)
+    assert batch.rows == 2
+    with torch.no_grad():
+        together = batch.run()
+        alone = [ForwardBatch(model, [work]).run()[0] for work in works]
+    for one, other in zip(together, alone, strict=True):
+        got, expected = one.encodings[0].acts, other.encodings[0].acts
+        assert got.indices.tolist() == expected.indices.tolist()
+        np.testing.assert_allclose(got.data, expected.data, rtol=1e-5, atol=1e-6)
+    both = ForwardBatch(model, [works[0], dataclasses.replace(works[0], run=RunSpec(loss=True))])
+    assert both.rows == 2  # a run may be edited; it keeps its own

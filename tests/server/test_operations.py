@@ -306,6 +306,22 @@ def test_a_full_queue_is_unavailable_with_a_time_to_come_back(small: Running) ->
         assert len(future.result().results) == 1
 
 
+def test_a_full_queue_refuses_before_it_reads_the_texts(small: Running) -> None:
+    unreadable = encode_request()
+    unreadable.inputs[0].text = "word " * 5000  # longer than the model's context
+    with pytest.raises(grpc.RpcError) as caught:
+        small.sae.Encode(unreadable)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with held(small):
+        waiting = [in_thread(lambda: small.sae.Encode(encode_request())) for _ in range(QUEUE)]
+        wait_until(lambda: small.server.parts.engine.figures().queued_jobs == QUEUE)
+        with pytest.raises(grpc.RpcError) as caught:
+            small.sae.Encode(unreadable)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    for future in waiting:
+        future.result()
+
+
 def test_a_request_of_more_inputs_than_the_queue_holds_names_its_inputs(small: Running) -> None:
     request = encode_request()
     request.inputs.extend([input_pb2.Input(text="a")] * QUEUE)

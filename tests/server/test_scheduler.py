@@ -149,6 +149,22 @@ def test_a_full_queue_says_so_to_everyone(scheduler: Scheduler) -> None:
     assert refusal.value.limit == "max_queued_jobs"
 
 
+def test_room_is_refused_as_the_jobs_themselves_would_be(scheduler: Scheduler) -> None:
+    scheduler.check_room("ann", 20)
+    scheduler.admit(*(text(f"ann{i}", 1) for i in range(20)))
+    with pytest.raises(QuotaExceededError):
+        scheduler.check_room("ann", 1)
+    scheduler.check_room("cat", 10)
+    scheduler.admit(*(text(f"bob{i}", 1, caller="bob") for i in range(10)))
+    with pytest.raises(QueueFullError) as refusal:
+        scheduler.check_room("cat", 1)
+    assert refusal.value.limit == "max_queued_jobs"
+    scheduler.check_room("cat", 21)  # never fits; admit says so, and names what
+    scheduler.drain()
+    with pytest.raises(DrainingError):
+        scheduler.check_room("cat", 21)
+
+
 def test_a_queue_full_of_tokens_is_full(scheduler: Scheduler) -> None:
     scheduler.admit(steer("a", 800))
     scheduler.admit(steer("b", 400, caller="bob"))

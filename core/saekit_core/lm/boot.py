@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from .errors import UnsupportedModelError
+from .fused_activations import fuse_activations
 from .loading import load_model, unsupported
 from .model import LanguageModel, embedding_rows
 from .revision import model_revision
@@ -43,6 +44,7 @@ def boot_model(
         name_or_dir, revision=revision, device=device, dtype=dtype, accept=_refuse_unsupported
     )
     hf = loaded.hf.requires_grad_(False)
+    fuse_activations(hf)
     if getattr(hf, "_is_stateful", False):
         raise unsupported(loaded.source, "is recurrent")
     tokenizer = loaded.load_tokenizer()

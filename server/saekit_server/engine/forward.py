@@ -78,6 +78,11 @@ class ForwardBatch:
         self._captured: dict[tuple[int, HookPoint], Tensor] = {}
 
     @property
+    def rows(self) -> int:
+        """Rows that run; fewer than works where some read the same tokens."""
+        return len(self._lengths)
+
+    @property
     def padding(self) -> int:
         """Positions that hold no token."""
         return len(self._lengths) * self.width - sum(self._lengths)
