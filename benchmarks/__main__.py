@@ -1,7 +1,7 @@
 """Measures, side by side, and says what falls short: ``python -m benchmarks`` (``make bench``).
 
-A *question* is a module here with ``measure(options) -> Iterator[Report]``. Results are kept as JSON
-in ``benchmarks/results/``; ``--write-docs`` makes the table of docs/performance.md of them.
+A *question* is a module here with ``measure(options) -> Iterator[Report]``. Results are kept as
+JSON in ``benchmarks/results/``; ``--write-docs`` makes the table of docs/performance.md of them.
 """
 
 from __future__ import annotations

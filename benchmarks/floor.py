@@ -62,8 +62,8 @@ def compact(sae: SAE, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-class _Seen(Exception):
-    pass
+class _SeenError(Exception):
+    """The input that was wanted has been seen."""
 
 
 def input_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
@@ -72,12 +72,12 @@ def input_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
 
     def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen.append(args[0])
-        raise _Seen
+        raise _SeenError
 
     handle = module.register_forward_pre_hook(stop)
     try:
         run()
-    except _Seen:
+    except _SeenError:
         pass
     finally:
         handle.remove()

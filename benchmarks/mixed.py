@@ -25,7 +25,7 @@ def measure(options: Options) -> Iterator[Report]:
     setting = embedded()
     text = next(text for text in texts() if 90 < len(text.split()) < 110)
     encode = encode_requests([text], setting.sae_ids[:1], per_call=1)[0]
-    steers = [steer_request(setting, stream, tokens=256) for stream in range(STREAMS)]
+    steers = [steer_request(stream, tokens=256) for stream in range(STREAMS)]
     with served(*setting.flags) as address:
         turns = [asyncio.run(_turn(address, encode, steers)) for _ in range(options.runs + 1)][1:]
     gaps_alone, encode_alone, gaps, encodes = zip(*turns, strict=True)

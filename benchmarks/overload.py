@@ -24,7 +24,7 @@ TIMES: Final = 5
 
 
 def measure(options: Options) -> Iterator[Report]:
-    """On the embedded model. Each turn: capacity with as many callers as it takes, then too many."""
+    """On the embedded model. Each turn: at capacity, then far beyond it."""
     setting = embedded()
     request = encode_requests(texts(PER_CALL, seed=3), setting.sae_ids[:1], per_call=PER_CALL)[0]
     flags = (*setting.flags, "--max-queued-requests", str(QUEUE))

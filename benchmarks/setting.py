@@ -75,7 +75,7 @@ def gpt2_shaped() -> Setting:
         _make_model(model_dir)
     for layer in LAYERS:
         if not (sae_root / _sae_id(layer)).exists():
-            _make_sae(model_dir, sae_root, layer)
+            make_saes(model_dir, {sae_root / _sae_id(layer): D_SAE}, layer)
     return Setting(model_dir, sae_root, tuple(map(_sae_id, LAYERS)))
 
 
@@ -112,30 +112,36 @@ def _make_model(folder: Path) -> None:
 
 
 @torch.no_grad()
-def _make_sae(model_dir: Path, sae_root: Path, layer: int) -> None:
+def make_saes(model_dir: Path, folders: dict[Path, int], layer: int = LAYERS[0]) -> None:
+    """Writes jumprelu SAEs of so many features, of which about `L0` fire per token."""
     model = boot_model(model_dir, device="cpu")
     generator = torch.Generator().manual_seed(1)
-    d_in = model.d_model
-    W_enc = torch.randn(d_in, D_SAE, generator=generator) / d_in**0.5
     seen: list[torch.Tensor] = []
     ids = np.stack([model.tokenizer.encode_text(t, True).ids[:100] for t in _long_texts()])
     model.forward(
         torch.from_numpy(ids),
         taps={model.hook_point(_sae_id(layer)): lambda h: seen.append(h.flatten(0, 1))},
     )
-    p = seen[0] @ W_enc
-    share = L0 / D_SAE
-    threshold = p.float().kthvalue(int(len(p) * (1 - share)) + 1, dim=0).values.clamp(min=1e-3)
+    x, d_in = seen[0], model.d_model
     metadata = SAEMetadata(hook_name=_sae_id(layer), prepend_bos=True, context_size=128)
-    cfg = SAEConfig("jumprelu", d_in, D_SAE, apply_b_dec_to_input=False, metadata=metadata)
-    state = {
-        "W_enc": W_enc,
-        "W_dec": W_enc.mT.contiguous(),
-        "b_enc": torch.zeros(D_SAE),
-        "b_dec": torch.zeros(d_in),
-        "threshold": threshold,
-    }
-    write_sae_folder(SAE.from_state(cfg, state), sae_root / _sae_id(layer))
+    for folder, d_sae in folders.items():
+        W_enc = torch.randn(d_in, d_sae, generator=generator) / d_in**0.5
+        cfg = SAEConfig("jumprelu", d_in, d_sae, apply_b_dec_to_input=False, metadata=metadata)
+        state = {
+            "W_enc": W_enc,
+            "W_dec": W_enc.mT.contiguous(),
+            "b_enc": torch.zeros(d_sae),
+            "b_dec": torch.zeros(d_in),
+            "threshold": torch.cat([_thresholds(x, part, d_sae) for part in W_enc.split(4096, 1)]),
+        }
+        write_sae_folder(SAE.from_state(cfg, state), folder)
+
+
+def _thresholds(x: torch.Tensor, W_enc: torch.Tensor, d_sae: int) -> torch.Tensor:
+    """What a share of L0 / d_sae of the rows is above, feature by feature."""
+    p = x @ W_enc
+    rank = int(len(p) * (1 - L0 / d_sae)) + 1
+    return p.kthvalue(min(rank, len(p)), dim=0).values.clamp(min=1e-3)
 
 
 def _long_texts() -> list[str]:

@@ -28,8 +28,8 @@ STEERED: Final = "blocks.2.hook_resid_pre"
 def measure(options: Options) -> Iterator[Report]:
     """16 streams, 16 edits."""
     setting = embedded()
-    steered = [steer_request(setting, stream) for stream in range(STREAMS)]
-    plain = [steer_request(setting, stream, edited=False) for stream in range(STREAMS)]
+    steered = [steer_request(stream) for stream in range(STREAMS)]
+    plain = [steer_request(stream, edited=False) for stream in range(STREAMS)]
     ids = torch.from_numpy(setting.model.tokenizer.encode_text(PROMPT, True).ids)[None]
     with served(*setting.flags) as address, callers(address, STREAMS) as clients:
         outcomes = alternate(
@@ -64,9 +64,7 @@ def measure(options: Options) -> Iterator[Report]:
     yield report("09", "16 streams, steered and not", against("16 streams, unsteered", 0.95))
 
 
-def steer_request(
-    setting: Setting, stream: int, *, edited: bool = True, tokens: int = TOKENS
-) -> pb.SteerRequest:
+def steer_request(stream: int, *, edited: bool = True, tokens: int = TOKENS) -> pb.SteerRequest:
     """A stream with an edit of its own, always of the same length."""
     edit = intervention_pb2.Edit(
         feature=intervention_pb2.FeatureRef(sae=STEERED, index=_feature(stream)),
@@ -131,7 +129,7 @@ def _generate_bridge(setting: Setting, ids: torch.Tensor, count: int) -> float:
     for stream in range(count):
         change = AMOUNT * sae.W_dec[_feature(stream)].detach()
         with bridge.hooks(
-            fwd_hooks=[(str(sae.cfg.hook_name), lambda h, hook, change=change: h + change)]
+            fwd_hooks=[(str(sae.cfg.hook_name), lambda h, hook, change=change: h + change)]  # noqa: ARG005
         ):
             bridge.generate(
                 ids,

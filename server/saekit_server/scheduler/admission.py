@@ -77,22 +77,22 @@ def check_room(jobs: Sequence[Job], limits: Limits, ledger: Ledger, pace: Pace) 
     n_jobs, n_tokens = len(jobs), sum(job.cost for job in jobs)
     _never(jobs[0], "max_caller_jobs", n_jobs, limits.max_caller_jobs)
     _never(jobs[0], "max_caller_tokens", n_tokens, limits.max_caller_tokens)
-    check_counts(jobs[0].caller, n_jobs, n_tokens, limits, ledger, pace)
+    check_counts(jobs[0].caller, n_jobs, n_tokens, limits=limits, ledger=ledger, pace=pace)
 
 
 def check_counts(
-    caller: str, n_jobs: int, n_tokens: int, limits: Limits, ledger: Ledger, pace: Pace
+    caller: str, jobs: int, tokens: int, *, limits: Limits, ledger: Ledger, pace: Pace
 ) -> None:
     """Raises unless so much more may wait: QuotaExceededError, QueueFullError."""
     # What waits now is worked off by then: any shorter, and under overload all who were refused
     # would come back together to find the queue full again.
     wait_s = pace.seconds_for(ledger.tokens)
-    own_jobs, own_tokens = ledger.of(caller)
+    owjobs, owtokens = ledger.of(caller)
     quota, full = QuotaExceededError, QueueFullError
-    _check(quota, "max_caller_jobs", own_jobs + n_jobs, limits.max_caller_jobs, wait_s)
-    _check(quota, "max_caller_tokens", own_tokens + n_tokens, limits.max_caller_tokens, wait_s)
-    _check(full, "max_queued_jobs", ledger.jobs + n_jobs, limits.max_queued_jobs, wait_s)
-    _check(full, "max_queued_tokens", ledger.tokens + n_tokens, limits.max_queued_tokens, wait_s)
+    _check(quota, "max_caller_jobs", owjobs + jobs, limits.max_caller_jobs, wait_s)
+    _check(quota, "max_caller_tokens", owtokens + tokens, limits.max_caller_tokens, wait_s)
+    _check(full, "max_queued_jobs", ledger.jobs + jobs, limits.max_queued_jobs, wait_s)
+    _check(full, "max_queued_tokens", ledger.tokens + tokens, limits.max_queued_tokens, wait_s)
 
 
 def _check(

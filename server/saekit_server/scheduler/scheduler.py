@@ -81,7 +81,14 @@ class Scheduler:
         """
         self._refuse_if_draining(n_jobs)
         if n_jobs <= min(self.limits.max_caller_jobs, self.limits.max_caller_tokens):
-            check_counts(caller, n_jobs, n_jobs, self.limits, self._ledger, self._pace)
+            check_counts(
+                caller,
+                n_jobs,
+                n_jobs,
+                limits=self.limits,
+                ledger=self._ledger,
+                pace=self._pace,
+            )
 
     def cancel(self, job_id: JobId) -> bool:
         """Whether the job had not ended yet.
