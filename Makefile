@@ -49,8 +49,8 @@ lint: $(DEV_READY)  ## Style, types, and whether generated code is fresh
 	$(BIN)/mypy protos/saekit/codec core server client trainer
 	scripts/protos --check
 
-bench: $(DEMO_READY)  ## Measure, side by side (a few minutes)
-	$(BIN)/python -m benchmarks.encode
+bench: $(DEV_READY)  ## Measure, side by side (half an hour; ARGS="alone --check" for some)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 $(PARITY_READY):
 	test -x $(PARITY_VENV)/bin/python || $(PYTHON) -m venv $(PARITY_VENV)

@@ -1,7 +1,5 @@
 """Data of a training run: contexts from text, activations from disk, the model ahead, and resuming.
 
-python -m benchmarks.data
-
 - Contexts: tokens per second that files give, against tokenising text by text as the server does.
 - Cache: rows per second from 1 GB of float16, 768 wide, by how much is read together; with the page
   cache emptied of it (cold) and not.
@@ -24,11 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.harness import alternate, report
+from benchmarks.harness import Options, Outcome, Report, alternate
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.model import LanguageModel
@@ -47,17 +44,22 @@ SIZE, WIDTH = 128, 768
 HOOK = HookPoint("blocks.8.hook_resid_pre", "blocks.8.hook_in", 0, (WIDTH,))
 
 
-def main() -> None:
-    """Measures and prints."""
+def measure(options: Options) -> Iterator[Report]:
+    """Contexts, cache, the model ahead, resuming."""
     model = boot_model(None, device="cpu")
-    with tempfile.TemporaryDirectory(dir=".") as scratch:
-        contexts(model, Path(scratch))
-        cache(model, Path(scratch))
-        ahead(model)
-        resuming(Path(scratch))
+    with tempfile.TemporaryDirectory(dir=".") as scratch, torch.enable_grad():
+        yield contexts(model, Path(scratch), options)
+        yield from cache(model, Path(scratch))
+        yield ahead(model, options)
+        yield resuming(Path(scratch))
 
 
-def contexts(model: LanguageModel, scratch: Path) -> None:
+def _report(name: str, question: str, unit: str, outcomes: dict[str, Outcome]) -> Report:
+    return Report(row=f"data-{name}", question=question, unit=unit, outcomes=outcomes, bars=())
+
+
+def contexts(model: LanguageModel, scratch: Path, options: Options) -> Report:
+    """Tokens per second that files give."""
     ids = np.random.default_rng(0).integers(300, model.d_vocab, (2000, 300))
     texts = [model.tokenizer.decode(row) for row in ids]
     (scratch / "a.txt").write_text("\n<|endoftext|>\n".join(texts), encoding="utf-8")
@@ -79,11 +81,12 @@ def contexts(model: LanguageModel, scratch: Path) -> None:
         return run
 
     kinds = {kind: read(kind) for kind in ("txt", "jsonl", "parquet", "npy")}
-    outcomes = alternate({"one by one": one_by_one, **kinds})
-    report("Contexts", "tokens", outcomes, baseline="one by one")
+    outcomes = alternate({"one by one": one_by_one, **kinds}, runs=options.runs)
+    return _report("contexts", "contexts from files", "tokens/s", outcomes)
 
 
-def cache(model: LanguageModel, scratch: Path) -> None:
+def cache(model: LanguageModel, scratch: Path) -> Iterator[Report]:
+    """Rows per second from 1 GB on disk."""
     folder = scratch / "cache"
     origin = CacheOrigin(
         model_name="none",
@@ -129,11 +132,13 @@ def cache(model: LanguageModel, scratch: Path) -> None:
     sizes = {"a row": 1, "16 KiB": 2**14, "64 KiB": 2**16, "256 KiB": 2**18}
     for cold in (True, False):
         contenders = {name: rows(size, cold=cold) for name, size in sizes.items()}
-        title = f"Rows from a {'cold' if cold else 'warm'} cache"
-        report(title, "rows", alternate(contenders, runs=3), baseline="a row")
+        kind = "cold" if cold else "warm"
+        outcomes = alternate(contenders, runs=3)
+        yield _report(f"cache-{kind}", f"rows from a {kind} cache", "rows/s", outcomes)
 
 
-def ahead(model: LanguageModel) -> None:
+def ahead(model: LanguageModel, options: Options) -> Report:
+    """A training run with the model in the same thread, and in its own."""
     ids = np.random.default_rng(0).integers(300, model.d_vocab, (2000, SIZE))
     cfg = LanguageModelSAERunnerConfig(
         architecture="standard", d_sae=2048, training_tokens=100 * 1024, feature_stats_tokens=SIZE
@@ -149,11 +154,12 @@ def ahead(model: LanguageModel) -> None:
 
         return run
 
-    outcomes = alternate({f"{n} ahead": train(n) for n in (0, 1, 2)}, runs=5)
-    report("Training with the model ahead", "tokens", outcomes, baseline="0 ahead")
+    outcomes = alternate({f"{n} ahead": train(n) for n in (0, 1, 2)}, runs=options.runs)
+    return _report("ahead", "training with the model ahead", "tokens/s", outcomes)
 
 
-def resuming(scratch: Path) -> None:
+def resuming(scratch: Path) -> Report:
+    """A buffer to disk and back."""
     per_run, runs, batch = 2048, 64, 4096
 
     def chunks() -> Iterator[Tensor]:
@@ -176,11 +182,14 @@ def resuming(scratch: Path) -> None:
     written = time.perf_counter()
     load_file(scratch / "buffer.safetensors")["rows"].clone()
     loaded = time.perf_counter()
-    Console().print(
-        f"Resuming: {rows.nbytes / 1e6:.0f} MB written in {written - began:.2f} s, loaded in "
-        f"{loaded - written:.2f} s; it has rows of {alive} runs of the model"
+    return Report(
+        row="data-resuming",
+        question=f"a buffer of {rows.nbytes / 1e6:.0f} MB to disk and back",
+        unit="s",
+        outcomes={
+            "write": Outcome.of([written - began]),
+            "load": Outcome.of([loaded - written]),
+        },
+        bars=(),
+        notes=(f"it has rows of {alive} runs of the model",),
     )
-
-
-if __name__ == "__main__":
-    main()

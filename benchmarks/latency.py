@@ -23,6 +23,12 @@ class Seen:
     """Of those that were answered."""
     rejected: list[float] = field(default_factory=list)
     """Seconds until those were turned away that did not fit."""
+    answered: list[float] = field(default_factory=list)
+    """When those were answered that were, by the clock of `time.perf_counter`."""
+
+    def rate(self, since: float, seconds: float) -> float:
+        """Answers per second in a span of time."""
+        return sum(since <= when < since + seconds for when in self.answered) / seconds
 
 
 async def timed(call: Call, seen: Seen) -> None:
@@ -35,7 +41,9 @@ async def timed(call: Call, seen: Seen) -> None:
             raise
         seen.rejected.append(time.perf_counter() - began)
     else:
-        seen.seconds.append(time.perf_counter() - began)
+        now = time.perf_counter()
+        seen.seconds.append(now - began)
+        seen.answered.append(now)
 
 
 async def open_loop(call: Call, seen: Seen, *, per_second: float, seconds: float) -> None:

@@ -1,7 +1,5 @@
 """Loading: a wide bfloat16 SAE from disk, against reading its bytes.
 
-python -m benchmarks.loading
-
 65,536 features, 2,304 wide, 604 MB, in the page cache. The library maps the file, so its contender
 touches every page once (the time that is not spent at load is spent at first use). The registry
 reads into memory of its own, hashes and looks for NaN; its baseline does only these three.
@@ -11,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import alternate, report
+from benchmarks.harness import Bar, Options, Report, alternate, ratio
 from saekit_core.sae import SAE, SAEConfig, read_sae_folder_owned
 from saekit_core.sae.layout import WEIGHTS_FILE
 
@@ -26,37 +24,47 @@ CHUNK = 1 << 20
 PAGE = 4096
 
 
-def main() -> None:
-    """Measures and prints."""
-    torch.set_grad_enabled(False)
+def measure(options: Options) -> Iterator[Report]:
+    """Into the library, and into the registry."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = _write(Path(scratch) / "sae")
         weights = folder / WEIGHTS_FILE
         size = weights.stat().st_size / 1e6
 
-        def units(work: Callable[[], object]) -> Callable[[], float]:
-            def run() -> float:
-                work()
-                return size
+        def report(
+            name: str, baseline: tuple[str, Callable[[], object]], ours: Callable[[], object]
+        ) -> Report:
+            bare, work = baseline
+            outcomes = alternate(
+                {bare: _units(work, size), name: _units(ours, size)}, runs=options.runs
+            )
+            share = 1 / ratio(outcomes, name, bare)
+            return Report(
+                row=f"loading-{name}",
+                question=f"a wide SAE ({size:.0f} MB) into the {name}",
+                unit="MB/s",
+                outcomes=outcomes,
+                bars=(Bar(f"time ÷ {bare}", share, most=1.3),),
+            )
 
-            return run
+        yield report(
+            "library",
+            ("read the bytes", lambda: _read(weights)),
+            lambda: _touch(SAE.load_from_disk(folder).weights().values()),
+        )
+        yield report(
+            "registry",
+            ("read, hash, check", lambda: _read_hash_check(weights)),
+            lambda: read_sae_folder_owned(folder).build(),
+        )
 
-        outcomes = alternate(
-            {
-                "read the bytes": units(lambda: _read(weights)),
-                "library, every page touched": units(
-                    lambda: _touch(SAE.load_from_disk(folder).weights().values())
-                ),
-            }
-        )
-        report("Loading in the library: 604 MB", "MB", outcomes, baseline="read the bytes")
-        outcomes = alternate(
-            {
-                "read, hash, check": units(lambda: _read_hash_check(weights)),
-                "registry": units(lambda: read_sae_folder_owned(folder).build()),
-            }
-        )
-        report("Loading in the registry: 604 MB", "MB", outcomes, baseline="read, hash, check")
+
+def _units(work: Callable[[], object], units: float) -> Callable[[], float]:
+    def run() -> float:
+        work()
+        return units
+
+    return run
 
 
 def _write(folder: Path) -> Path:
@@ -96,7 +104,3 @@ def _touch(tensors: object) -> int:
         flat = tensor.detach().view(-1).view(torch.uint8)
         total += int(flat[::PAGE].sum(dtype=torch.int64))
     return total
-
-
-if __name__ == "__main__":
-    main()

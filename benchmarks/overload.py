@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ PER_CALL: Final = 8
 QUEUE: Final = 256
 """Inputs that may wait: as many as keep the device busy for about a second."""
 SECONDS: Final = 5.0
+RAMP: Final = 1.0
+"""Seconds until the queue is as full as it gets; not counted."""
 TIMES: Final = 5
 
 
@@ -63,16 +66,16 @@ async def _turn(address: str, request: Any) -> tuple[float, ...]:
             await health_stub.Check(health_pb2.HealthCheckRequest())
 
         full, health = Seen(), Seen()
+        began = time.perf_counter()
         await asyncio.gather(
             closed_loop(call, full, callers=CALLERS, seconds=SECONDS),
             open_loop(check, health, per_second=20, seconds=SECONDS),
         )
-        peak = len(full.seconds) / SECONDS
+        peak = full.rate(began + RAMP, SECONDS - RAMP)
         seen = Seen()
+        began = time.perf_counter()
         await open_loop(call, seen, per_second=TIMES * peak, seconds=SECONDS)
-        # What waits at the end is answered after it: counted for as long as it took.
-        last = max(seen.seconds, default=0.0)
-        goodput = len(seen.seconds) / (SECONDS + last)
+        goodput = seen.rate(began + RAMP, SECONDS - RAMP)
     total = len(seen.seconds) + len(seen.rejected)
     return (
         peak,
