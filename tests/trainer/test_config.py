@@ -26,7 +26,11 @@ from saekit_trainer.presets import PRESETS, SOME_ARCHITECTURES_ONLY, TRANSCODERS
         ({"zzz": 1}, "zzz", "no such parameter"),
         ({"act_store_device": "cpu"}, "act_store_device", "leave it out .activations stay"),
         ({"seqpos_slice": (128, None)}, "seqpos_slice", "leaves no position of 128"),
-        ({"use_cached_activations": True, "autocast_lm": True}, "autocast_lm", "made already"),
+        (
+            {"use_cached_activations": True, "cached_activations_path": "x", "autocast_lm": True},
+            "autocast_lm",
+            "made already",
+        ),
         ({"seqpos_slice": ()}, "seqpos_slice", "1 to 3"),
         ({"seqpos_slice": ["a"]}, "seqpos_slice", "whole numbers"),
         ({"exclude_special_tokens": [0.5]}, "exclude_special_tokens", "whole numbers"),
