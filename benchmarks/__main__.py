@@ -31,10 +31,12 @@ QUESTIONS: Final = {
     "overload": "11: health, goodput and rejections beyond capacity",
     "streaming": "12: EncodeStream of many texts",
     "growth": "14: by callers, d_sae and length (pictures)",
+    "where_time_goes": "where the time of an Encode goes (picture)",
+    "gpu": "with --device cuda: against the ceilings of the device",
     "loading": "a wide SAE from disk",
     "data": "data of a training run",
 }
-DEFAULT: Final = tuple(name for name in QUESTIONS if name not in ("loading", "data"))
+DEFAULT: Final = tuple(name for name in QUESTIONS if name not in ("gpu", "loading", "data"))
 
 
 def main() -> int:
