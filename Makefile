@@ -15,7 +15,7 @@ PARITY_READY := $(PARITY_VENV)/.ready
 PARITY_PYTHON ?= $(PARITY_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench parity protos directory default-model clean
+.PHONY: help demo serve test lint bench parity faults protos directory default-model clean
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ $(PARITY_READY):
 
 parity: $(DEV_READY) $(if $(filter $(PARITY_VENV)/%,$(PARITY_PYTHON)),$(PARITY_READY))  ## Hold saekit to sae-lens, both ways (docs/compatibility.md)
 	$(BIN)/python -m tests.parity --peer $(PARITY_PYTHON) $(ARGS)
+
+faults: $(DEV_READY)  ## Kill training runs at random moments, go on, compare every byte (10 minutes)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 protos: $(DEV_READY)  ## Regenerate the Python of the .proto files
 	scripts/protos

@@ -17,7 +17,8 @@ def test_outputs_go_where_they_are_sent(run: Any, tmp_path: Path) -> None:
     assert runner.result.folder == tmp_path / "out"
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("blocks.1.hook_resid_pre-standard-96-")
-    assert {p.name for p in folder.iterdir() if p.is_dir()} == {"512", "1024", "1536", "final_2048"}
+    folders = {p.name for p in folder.iterdir() if p.is_dir()}
+    assert folders == {"512", "1024", "1536", "final_2048", "resume"}
     x = runner.store.next_batch()
     saes = [SAE.load_from_disk(folder / name) for name in ("512", "1024", "1536", "final_2048")]
     losses = [(sae(x) - x).square().sum().item() for sae in saes]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,13 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from saekit_core.lm.model import LanguageModel
-from saekit_trainer import LoggingConfig, MultiSAETrainingRunner, SAETrainingRunner
+from saekit_trainer import (
+    LoggingConfig,
+    MultiSAETrainingRunner,
+    RunStatus,
+    SAETrainingRunner,
+    TrainingInterrupted,
+)
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.errors import ConfigError
 from saekit_trainer.multi_config import MultiSAETrainingRunnerConfig
@@ -182,3 +191,26 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
     cfg = LanguageModelSAERunnerConfig(log_to_wandb=True, model_name="./nowhere")
     with pytest.raises(ConfigError, match=r"pip install 'saekit\[wandb\]'"):
         SAETrainingRunner(cfg)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb.*")
+def test_a_run_that_goes_on_is_the_same_run_there(
+    model: LanguageModel, tokens: Any, tmp_path: Path
+) -> None:
+    cfg = LanguageModelSAERunnerConfig(
+        **SIZES, d_sae=64, log_to_wandb=True, checkpoint_path=str(tmp_path / "runs")
+    )
+
+    def stop(status: RunStatus) -> None:
+        if status.metrics.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingInterrupted):
+        SAETrainingRunner(cfg, tokens, model, report=stop).run()
+    wandb.teardown()
+    SAETrainingRunner(replace(cfg, resume_from_checkpoint="latest"), tokens, model).run()
+    wandb.teardown()
+    ids = [folder.name.split("-")[-1] for folder in tmp_path.glob("wandb/offline-run-*")]
+    assert len({*ids}) == 1
+    (state,) = tmp_path.glob("runs/*/resume/*/state.json")
+    assert json.loads(state.read_text())["state"]["observers"] == {"WandbLog": {"id": ids[0]}}

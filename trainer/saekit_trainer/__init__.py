@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from saekit_trainer.cache.making import CacheActivationsRunner as CacheActivationsRunner
     from saekit_trainer.config import LanguageModelSAERunnerConfig as LanguageModelSAERunnerConfig
     from saekit_trainer.display import TrainingDisplay as TrainingDisplay
+    from saekit_trainer.errors import TrainingInterrupted as TrainingInterrupted
     from saekit_trainer.evaluation import Evaluation as Evaluation
     from saekit_trainer.evaluation import ReconstructionFigures as ReconstructionFigures
     from saekit_trainer.evaluation import evaluate as evaluate
@@ -60,6 +61,7 @@ _NAMES = {
     ".cache.making": ["CacheActivationsRunner"],
     ".config": ["LanguageModelSAERunnerConfig"],
     ".display": ["TrainingDisplay"],
+    ".errors": ["TrainingInterrupted"],
     ".evaluation": ["Evaluation", "ReconstructionFigures", "evaluate", "evaluate_reconstruction"],
     ".multi_config": ["MultiSAETrainingRunnerConfig"],
     ".nested_config": [

@@ -13,15 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from saekit_trainer.options import OneSAE, SeveralSAEs
+    from saekit_trainer.options import OneSAE, SeveralSAEs, WhatToDo
     from saekit_trainer.results import RunObserver, TrainingResult
+    from saekit_trainer.resuming import ResumePoint
 
 
 def train(argv: list[str]) -> int:
     """Run `saekit train` with the arguments that follow it.
 
     Returns:
-        The exit status: 0, or 1 after an error that was explained on stderr, 2 for wrong usage.
+        The exit status: 0, or 1 after an error that was explained on stderr, 2 for wrong usage,
+        130 or 143 after SIGINT or SIGTERM, when the run can be gone on with.
     """
     # Threads that sleep while they wait: beside other work on the same cores, spinning ones made a
     # run half as fast. Read when torch is loaded, which is why imports are local here.
@@ -37,7 +39,7 @@ def train(argv: list[str]) -> int:
     try:
         options = parse_options(argv)
     except ConfigError as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except SystemExit as exit_:  # tyro: --help, or a flag that it explained
         return exit_.code if isinstance(exit_.code, int) else 1
@@ -50,7 +52,7 @@ def _run(options: OneSAE | SeveralSAEs, console: Console) -> int:
     from saekit_core.lm.errors import LMError
     from saekit_core.sae.errors import SAEError
     from saekit_trainer.display import TrainingDisplay
-    from saekit_trainer.errors import TrainerError
+    from saekit_trainer.errors import TrainerError, TrainingInterrupted
     from saekit_trainer.options import SeveralSAEs
     from saekit_trainer.summary import print_summaries
 
@@ -58,20 +60,21 @@ def _run(options: OneSAE | SeveralSAEs, console: Console) -> int:
     try:
         with TrainingDisplay(console, options.progress) as display, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(
-                f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True
+                f"[yellow]warning:[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True
             )
-            results = _train(options, display)
+            results = _train(options, display, console)
         summaries = {
             name: result.summary() | _publish(options, name, result)
             for name, result in results.items()
         }
     except (TrainerError, LMError, SAEError, OSError) as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 1
+    except TrainingInterrupted as stop:
+        console.print(str(stop), highlight=False, soft_wrap=True, markup=False)
+        return stop.exit_code
     except KeyboardInterrupt:
-        kept = options.run.n_checkpoints > 0
-        what = "checkpoints written before stay" if kept else "nothing was written"
-        console.print(f"interrupted; {what}", highlight=False)
+        console.print("stopped by SIGINT before the first step", highlight=False)
         return 130
     status = _upload(options, results, summaries, console)
     if options.json:
@@ -83,7 +86,9 @@ def _run(options: OneSAE | SeveralSAEs, console: Console) -> int:
     return status
 
 
-def _train(options: OneSAE | SeveralSAEs, display: RunObserver) -> dict[str, TrainingResult]:
+def _train(
+    options: OneSAE | SeveralSAEs, display: RunObserver, console: Console
+) -> dict[str, TrainingResult]:
     """The finished SAEs by sae_id."""
     from dataclasses import replace
 
@@ -107,12 +112,23 @@ def _train(options: OneSAE | SeveralSAEs, display: RunObserver) -> dict[str, Tra
     if options.publish is not None:
         for sae_id in sae_ids.values():
             publish_target(options.publish, sae_id)  # what is wrong with it is said at once
+    _tell_beginning(options, one.resume if isinstance(options, OneSAE) else several.resume, console)
     if isinstance(options, OneSAE):
         one.run()
         assert one.result is not None
         return {sae_ids[""]: one.result}
     several.run()
     return {sae_ids[name]: result for name, result in several.results.items()}
+
+
+def _tell_beginning(options: WhatToDo, point: ResumePoint | None, console: Console) -> None:
+    if point is not None:
+        told = f"going on from {point.folder}, after step {point.step} of {point.total_steps}"
+    elif options.resume:
+        told = "no state to go on from; the run begins anew"
+    else:
+        return
+    console.print(told, highlight=False, soft_wrap=True, markup=False)
 
 
 def _publish(options: OneSAE | SeveralSAEs, sae_id: str, result: TrainingResult) -> dict[str, str]:

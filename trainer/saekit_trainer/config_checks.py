@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from saekit_trainer.config_types import check_types
 from saekit_trainer.errors import ConfigError
 from saekit_trainer.presets import PRESETS, SOME_ARCHITECTURES_ONLY, TRANSCODERS
+from saekit_trainer.resume_options import check_resuming
 
 if TYPE_CHECKING:
     from saekit_trainer.config import LanguageModelSAERunnerConfig
@@ -52,6 +53,8 @@ _AT_LEAST: Final = {
         "n_checkpoints",
         "prefetch_llm_batches",
         "eval_every_n_steps",
+        "resume_state_minutes",
+        "n_resume_states",
     ),
 }
 _ABOVE_0: Final = (
@@ -111,6 +114,7 @@ def check_run(cfg: RunConfig) -> None:
             field="n_checkpoints",
         )
     _check_logs(cfg)
+    check_resuming(cfg)
 
 
 def _check_logs(cfg: RunConfig) -> None:

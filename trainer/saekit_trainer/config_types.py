@@ -53,7 +53,7 @@ def _expected(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
     if origin is tuple:
-        return "a list of whole numbers"
+        return "a list of names" if arguments[0] is str else "a list of whole numbers"
     if origin is not None:
         return "a table"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]

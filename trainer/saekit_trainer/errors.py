@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class TrainerError(Exception):
     """Training cannot start or go on.
@@ -33,3 +35,24 @@ class DivergedError(TrainerError):
 
 class PublishError(TrainerError):
     """The folder for finished SAEs cannot be written, or the name is taken or not allowed."""
+
+
+class CheckpointError(TrainerError):
+    """The state of a run cannot be written or read, or is of another run."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal ended the run; the message says from where it goes on.
+
+    Attributes:
+        signal: SIGINT or SIGTERM.
+    """
+
+    def __init__(self, signal: signal.Signals, message: str = "") -> None:
+        super().__init__(message or f"stopped by {signal.name}")
+        self.signal = signal
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports of a process that such a signal ended: 130 or 143."""
+        return 128 + self.signal

@@ -90,7 +90,8 @@ class MixingBuffer:
         self._order = state["order"].clone()
         self._taken, self._vacant = (int(i) for i in state["places"])
         self._pending = state["pending"].clone()
-        self._generator.set_state(state["generator"])
+        # Torch reads it as a struct, and crashes where a mapped file has it at an odd address.
+        self._generator.set_state(state["generator"].clone())
 
     def _refill(self) -> None:
         while self._vacant:

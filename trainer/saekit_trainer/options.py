@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.errors import ConfigError
 from saekit_trainer.multi_config import MultiSAETrainingRunnerConfig
+from saekit_trainer.resume_options import LATEST
+from saekit_trainer.run_config import RunConfig
 
 EXAMPLES = """Train a sparse autoencoder and write a folder that a server can load.
 
@@ -32,10 +34,14 @@ Examples:
   saekit train --config run.toml --lr 3e-4 --out my-sae
       Values of a TOML file, one of them overridden.
 
+  saekit train --config run.toml --checkpoint-path runs --out my-sae --resume
+      The same again after it was killed or interrupted: it goes on, to the very same SAE.
+
   saekit train cache-activations --help
       Activations on disk, to train on more than once.
 """
 
+T = TypeVar("T", bound=RunConfig)
 _Flat = tyro.conf.arg(name="")
 
 
@@ -64,6 +70,9 @@ class WhatToDo:
     progress: Literal["auto", "live", "lines", "none"] = "auto"
     """How the run is shown on stderr: live figures, a line every few seconds, nothing; live in a
     terminal and lines elsewhere by default."""
+    resume: bool = False
+    """Go on from the newest state of this run under checkpoint_path, if there is one, to the very
+    same SAE; the same as --resume-from-checkpoint latest."""
     json: bool = False
     """Print the final metrics as one JSON object on stdout, and nothing else there."""
 
@@ -118,7 +127,26 @@ def parse_options(argv: list[str]) -> OneSAE | SeveralSAEs:
         )
     if options.private and options.push_to_hub is None:
         raise ConfigError("private: has a meaning only with --push-to-hub", field="private")
-    return options
+    if not options.resume:
+        return options
+    if isinstance(options, OneSAE):
+        return replace(options, run=_resuming(options.run))
+    return replace(options, run=_resuming(options.run))
+
+
+def _resuming(run: T) -> T:
+    if run.resume_from_checkpoint not in (None, LATEST):
+        raise ConfigError(
+            f"resume: is from the latest state, resume_from_checkpoint says "
+            f"{run.resume_from_checkpoint}; give one of them",
+            field="resume",
+        )
+    if run.checkpoint_path is None:
+        raise ConfigError(
+            "resume: give --checkpoint-path, the folder in which the run's states are",
+            field="resume",
+        )
+    return replace(run, resume_from_checkpoint=LATEST)
 
 
 def _config_file(argv: list[str]) -> dict[str, Any]:

@@ -90,6 +90,11 @@ class RunObserver:
         counts.
         """
 
+    def memory(self) -> dict[str, Any]:
+        """JSON values to have back, by the name of this class, where the run goes on (see
+        `ResumePoint.observers`): is called whenever a state is written."""
+        return {}
+
     def step_done(self, status: RunStatus) -> None:
         """Is called after every step."""
 
@@ -98,6 +103,9 @@ class RunObserver:
 
     def folder_written(self, name: str, folder: Path) -> None:
         """Is called when the SAE `name` has been written to `folder`, before the end or at it."""
+
+    def state_written(self, step: int, folder: Path) -> None:
+        """Is called when `folder` holds all that is needed to go on after `step` steps."""
 
     def finished(self, results: Mapping[str, TrainingResult]) -> None:
         """Is called with the finished SAEs by name, when everything else has been written."""

@@ -142,6 +142,22 @@ class RunConfig:
     by the tokens they have seen, and the finished SAE as final_TOKENS."""
     n_checkpoints: int = 0
     """Checkpoints before the end, evenly spaced in tokens."""
+    resume_state_minutes: float = 5.0
+    """Minutes from one state to the next, in the folder resume of the run's own under
+    checkpoint_path: all that the run needs to go on, and end with the very same weights. They are
+    longer where writing one would take more than 2 % of them. Another state is written when the run
+    is told to stop, and after the last step."""
+    n_resume_states: int = 2
+    """The newest states that are kept while the run goes; of a finished one, the last. With 0 none
+    is written."""
+    resume_from_checkpoint: str | None = None
+    """Go on from a state: its folder, or that of its run, or latest, which is the newest under
+    checkpoint_path that this run can go on from, if there is one (it begins anew otherwise). The
+    configuration has to be the one that the run began with, but for places, logs, device, and
+    whatever else leaves the steps done as they are, such as a larger training_tokens before the
+    learning rate decays."""
+    resume_changes: tuple[str, ...] = ()
+    """Fields that may nevertheless differ from there on, such as lr after a run that diverged."""
 
     log_to_wandb: bool = False
     """Whether metrics go to Weights & Biases."""
@@ -186,7 +202,7 @@ class RunConfig:
 
     def __post_init__(self, logger: LoggingConfig | Mapping[str, Any] | None) -> None:
         self._take("dtype", str(self.dtype).removeprefix("torch."))
-        for name in ("exclude_special_tokens", "seqpos_slice"):
+        for name in ("exclude_special_tokens", "seqpos_slice", "resume_changes"):
             if isinstance(value := getattr(self, name), list):
                 self._take(name, tuple(value))
         if logger is not None:

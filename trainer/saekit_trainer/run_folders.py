@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Final
 
 from saekit_core.sae.errors import SAEError
 from saekit_core.sae.specs import check_sae_id
 from saekit_trainer.errors import ConfigError
 from saekit_trainer.plan import SAEPlan
 from saekit_trainer.run_config import RunConfig
-
-_NOT_OF_THE_RESULT: Final = frozenset(
-    [
-        "output_path",
-        "checkpoint_path",
-        "n_checkpoints",
-        "run_name",
-        "eval_every_n_wandb_logs",
-        "eval_every_n_steps",
-        "log_to_jsonl",
-        "log_to_tensorboard",
-        "html_report",
-        "prometheus_port",
-        "prometheus_host",
-    ]
-)
+from saekit_trainer.run_identity import run_name
 
 
 class RunFolders:
@@ -55,7 +36,7 @@ class RunFolders:
         self._written = 0
         self.checkpoints: Path | None = None
         if cfg.checkpoint_path is not None:
-            self.checkpoints = Path(cfg.checkpoint_path) / (cfg.wandb_id or _run_name(plans))
+            self.checkpoints = Path(cfg.checkpoint_path) / (cfg.wandb_id or run_name(plans))
 
     @property
     def home(self) -> Path | None:
@@ -72,16 +53,24 @@ class RunFolders:
 
     def checkpoint_due(self, step: int, total_steps: int) -> bool:
         """Whether a checkpoint is due after `step` of `total_steps`; says so once for each."""
-        n = self._cfg.n_checkpoints
-        reached = min(step * (n + 1) // total_steps, n) if step < total_steps else self._written
+        reached = self._reached(step, total_steps) if step < total_steps else self._written
         due = reached > self._written
         self._written = max(reached, self._written)
         return due
+
+    def go_on(self, step: int, total_steps: int) -> None:
+        """Take up a run after `step` steps, whose checkpoint may still be missing."""
+        self._written = self._reached(step - 1, total_steps)
 
     def of_checkpoint(self, name: str, tokens: int) -> Path:
         """Where the checkpoint of an SAE goes that has seen so many tokens."""
         assert self.checkpoints is not None
         return self.checkpoints / str(tokens) / name
+
+    def _reached(self, step: int, total_steps: int) -> int:
+        """How many of the checkpoints a run has come past."""
+        n = self._cfg.n_checkpoints
+        return min(step * (n + 1) // total_steps, n)
 
     def of_finished(self, name: str, tokens: int) -> list[Path]:
         """Every place where the finished SAE goes, the first one to be told to people."""
@@ -91,20 +80,6 @@ class RunFolders:
         if self.checkpoints is not None:
             folders.append(self.checkpoints / f"final_{tokens}" / name)
         return folders
-
-
-def _run_name(plans: Mapping[str, SAEPlan]) -> str:
-    values = {}
-    for name, plan in plans.items():
-        fields = asdict(plan.cfg)
-        values[name] = {
-            key: value
-            for key, value in fields.items()
-            if key not in _NOT_OF_THE_RESULT and "wandb" not in key
-        }
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-    first = next(iter(plans.values())).label
-    return f"{first}-{digest}" if len(plans) == 1 else f"{len(plans)}-saes-{digest}"
 
 
 def _check_name(name: str) -> None:

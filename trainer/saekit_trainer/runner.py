@@ -16,6 +16,7 @@ from saekit_trainer.multi_config import MultiSAETrainingRunnerConfig
 from saekit_trainer.plan import SAEPlan, plan_sae
 from saekit_trainer.report import ReportWriter
 from saekit_trainer.results import Reporter, RunObserver, RunStatus, TrainingResult
+from saekit_trainer.resuming import ResumePoint, find_resume_point
 from saekit_trainer.run_config import RunConfig
 from saekit_trainer.run_folders import RunFolders
 from saekit_trainer.training_run import TrainingRun
@@ -29,6 +30,7 @@ class SAETrainingRunner:
         model: the language model.
         plan: what that comes to on this model.
         store: the activations.
+        resume: what the run goes on from; None where it begins anew.
         result: everything about the finished run; None before.
     """
 
@@ -52,12 +54,14 @@ class SAETrainingRunner:
             clock: seconds since some moment; `max_seconds` is measured by it.
 
         Raises:
-            ConfigError: `cfg` does not fit the model, or what a log needs is not there.
+            CheckpointError: there is no state to go on from where `cfg` says.
+            ConfigError: `cfg` does not fit the model, or the state to go on from, or what a log
+                needs is not there.
             DatasetError: the data set cannot be opened.
             LMError: the model cannot be booted, or not on that device.
         """
         self.cfg = cfg
-        self._run, self.model, self.store = _prepare(
+        self._run, self.model, self.store, self.resume = _prepare(
             cfg,
             {"": cfg},
             dataset=override_dataset,
@@ -72,9 +76,14 @@ class SAETrainingRunner:
     def run(self) -> SAE:
         """Train, evaluate, write the folders if there are to be any, and return the SAE.
 
+        In the main thread, SIGINT and SIGTERM let the step come to its end, write a state to go on
+        from, and end the run; a second SIGINT ends it at once.
+
         Raises:
-            DivergedError: the loss is not finite.
+            CheckpointError: a folder cannot be written.
             DatasetError: the data set turns out to be broken or too small.
+            DivergedError: the loss is not finite.
+            TrainingInterrupted: SIGINT or SIGTERM came; it is a KeyboardInterrupt.
         """
         self.result = self._run.run()[""]
         return self.result.sae
@@ -90,6 +99,7 @@ class MultiSAETrainingRunner:
         model: the language model.
         plans: what that comes to on this model, by the name of the SAE.
         store: the activations of all hook points, side by side.
+        resume: what the run goes on from; None where it begins anew.
         results: everything about the finished run, by the name of the SAE; empty before.
     """
 
@@ -105,7 +115,7 @@ class MultiSAETrainingRunner:
     ) -> None:
         """Arguments and errors as `SAETrainingRunner`."""
         self.cfg = cfg
-        self._run, self.model, self.store = _prepare(
+        self._run, self.model, self.store, self.resume = _prepare(
             cfg,
             cfg.members(),
             dataset=override_dataset,
@@ -145,18 +155,28 @@ def _prepare(
     report: Reporter | None,
     observers: Sequence[RunObserver],
     clock: Callable[[], float],
-) -> tuple[TrainingRun, LanguageModel, ActivationsStore]:
+) -> tuple[TrainingRun, LanguageModel, ActivationsStore, ResumePoint | None]:
     check_logs(cfg)
     model = model or boot_model(cfg.model_name, device=cfg.device)
     plans = {name: plan_sae(member, model) for name, member in members.items()}
+    folders = RunFolders(cfg, plans)
+    resume = find_resume_point(cfg, plans, folders.checkpoints, model.revision)
     hooks = {hook: None for plan in plans.values() for hook in (plan.hook, plan.hook_out)}
     store = ActivationsStore.from_config(model, cfg, tuple(hooks), dataset)
     following = [*observers]
     if report is not None:
         following.append(_Calling(report))
-    folders = RunFolders(cfg, plans)
-    following.extend(open_logs(cfg, plans, folders.home))
+    following.extend(open_logs(cfg, plans, folders.home, resume))
     if folders.report is not None:
         following.append(ReportWriter(folders.report, plans))
-    run = TrainingRun(cfg, plans, model, store, observers=following, clock=clock)
-    return run, model, store
+    run = TrainingRun(
+        cfg,
+        plans,
+        model,
+        store,
+        folders=folders,
+        resume=resume,
+        observers=following,
+        clock=clock,
+    )
+    return run, model, store, resume

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -29,28 +30,31 @@ class SAEInTraining:
         last_step: what the last of them saw; None before the first.
     """
 
-    def __init__(self, plan: SAEPlan, store: ActivationsStore, first: Tensor) -> None:
+    def __init__(self, plan: SAEPlan, store: ActivationsStore, first: Tensor | None) -> None:
         """
         Args:
             plan: sizes, losses, optimisation.
             store: says which columns of a batch are whose.
-            first: a batch ``[rows, width]``, by which scale and decoder bias are chosen.
+            first: a batch ``[rows, width]``, by which scale and decoder bias are chosen; None where
+                `load_state_dict` brings them.
         """
         self.plan = plan
         self._model = store.model
         self._dataset_path = plan.cfg.dataset_path or store.cached_dataset
         self._columns = store.columns(plan.hook)
         self._columns_out = store.columns(plan.hook_out)
-        x, y = self._sides(first)
         cfg = plan.cfg
-        self.scaling = ActivationScaling.fit(cfg.normalize_activations, x, y)
-        target = self.scaling.apply(x) if y is None else self.scaling.apply_out(y)
+        self.scaling = ActivationScaling(cfg.normalize_activations)
+        b_dec = None
+        if first is not None:
+            x, y = self._sides(first)
+            self.scaling = ActivationScaling.fit(cfg.normalize_activations, x, y)
+            target = self.scaling.apply(x) if y is None else self.scaling.apply_out(y)
+            b_dec = initial_decoder_bias(target, cfg.b_dec_init_method).cpu()
         sae = new_training_sae(
-            plan.sae,
-            generator=torch.Generator().manual_seed(cfg.seed),
-            b_dec=initial_decoder_bias(target, cfg.b_dec_init_method).cpu(),
+            plan.sae, generator=torch.Generator().manual_seed(cfg.seed), b_dec=b_dec
         )
-        self.trainer = SAETrainer(sae.to(first.device), plan.optimization)
+        self.trainer = SAETrainer(sae.to(store.device), plan.optimization)
         self.last_step: StepMetrics | None = None
 
     def train_step(self, batch: Tensor, total_steps: int) -> StepMetrics:
@@ -89,13 +93,30 @@ class SAEInTraining:
         return sae
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later steps depend on besides the batches and the plan."""
-        return {"trainer": self.trainer.state_dict(), "scaling": self.scaling}
+        """Everything that later steps depend on besides the batches and the plan; the tensors are
+        those in use."""
+        return {
+            "trainer": self.trainer.state_dict(),
+            "scaling": asdict(self.scaling),
+            "last_step": None if self.last_step is None else asdict(self.last_step),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken."""
-        self.scaling = state["scaling"]
+        self.scaling = ActivationScaling(**state["scaling"])
         self.trainer.load_state_dict(state["trainer"])
+        last = state["last_step"]
+        self.last_step = None if last is None else StepMetrics(**last)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether weights and their moments are numbers to go on with."""
+        moments = (
+            value for state in self.trainer.optimizer.state.values() for value in state.values()
+        )
+        return all(
+            bool(tensor.isfinite().all()) for tensor in (*self.trainer.sae.parameters(), *moments)
+        )
 
     def _sides(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """What is encoded, and for a transcoder what is reconstructed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ class SAETrainer:
         """
         return {
             "sae": self.sae.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {name: dict(self.optimizer.state[p]) for name, p in self._optimized()},
             "activity": self.activity.state_dict(),
             "step": self.step,
             "tokens": self.tokens,
@@ -143,10 +142,20 @@ class SAETrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken, bit for bit."""
         self.sae.load_state_dict(state["sae"])
-        # The optimizer would otherwise go on with the very tensors of `state`.
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        for name, p in self._optimized():
+            # Copies: the optimizer changes them in place. And in the layout of the parameter, whose
+            # memory the fused kernel goes through side by side with theirs.
+            self.optimizer.state[p] = {
+                key: torch.empty_like(
+                    p if value.shape == p.shape else value, device=p.device
+                ).copy_(value)
+                for key, value in state["optimizer"][name].items()
+            }
         self.activity.load_state_dict(state["activity"])
         self.step, self.tokens = state["step"], state["tokens"]
+
+    def _optimized(self) -> list[tuple[str, Tensor]]:
+        return [(name, p) for name, p in self.sae.named_parameters() if p.requires_grad]
 
     def _accumulate_gradients(
         self, x: Tensor, y: Tensor

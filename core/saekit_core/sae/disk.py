@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,9 +25,9 @@ from saekit_core.sae.layout import (
 from saekit_core.sae.origin import Origin
 from saekit_core.sae.sae import SAE
 from saekit_core.sae.safetensors_file import read_mapped
+from saekit_core.sae.whole_folders import whole_folder
 
 _OWN_FILES: Final = frozenset({*ANSWER_FILES, SPARSITY_FILE})
-_SWAP_ATTEMPTS: Final = 100
 
 
 def read_sae_folder(
@@ -91,8 +86,7 @@ def write_sae_folder(sae: SAE, path: str | Path, *, features: FeaturesFile | Non
     if features is not None:
         features.check(sae.cfg.d_sae)
     target = Path(path).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _aside(target) as aside:
+    with whole_folder(target, own_files=_OWN_FILES) as aside:
         (aside / CFG_FILE).write_bytes(format_config(sae.cfg))
         save_file(_saveable(sae.weights()), aside / WEIGHTS_FILE)
         if sae.sparsity is not None:
@@ -102,10 +96,6 @@ def write_sae_folder(sae: SAE, path: str | Path, *, features: FeaturesFile | Non
         for file in aside.iterdir():
             # safetensors writes for its owner alone; others may read as they may read cfg.json.
             file.chmod((aside / CFG_FILE).stat().st_mode)
-        for file in (*aside.iterdir(), aside):
-            _sync(file)
-        _swap_in(aside, target)
-    _sync(target.parent)
     return target
 
 
@@ -117,51 +107,6 @@ def _saveable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tied = any(flat.data_ptr() == other.data_ptr() for other in saved.values())
         saved[name] = flat.clone() if tied else flat
     return saved
-
-
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A fresh dot-named folder beside `target`; gone afterwards unless it was renamed."""
-    aside = target.parent / f".{target.name}.{secrets.token_hex(4)}.new"
-    aside.mkdir()
-    try:
-        yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _swap_in(aside: Path, target: Path) -> None:
-    """Rename `aside` to `target`, after renaming what is in the way to a dot-name."""
-    replaced = []
-    for _ in range(_SWAP_ATTEMPTS):
-        try:
-            os.rename(aside, target)
-            break
-        except OSError as error:
-            # Another writer may fill the place again before we get to it, hence the loop.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        old = target.parent / f".{target.name}.{secrets.token_hex(4)}.old"
-        try:
-            os.rename(target, old)
-        except FileNotFoundError:
-            continue
-        replaced.append(old)
-    else:
-        raise FileExistsError(f"{target}: others keep writing to it")
-    for old in replaced:
-        for file in old.iterdir():
-            if file.name not in _OWN_FILES and not (target / file.name).exists():
-                os.rename(file, target / file.name)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_sparsity(folder: Path, d_sae: int) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saekit_trainer.cache.index import INDEX_FILE, CacheIndex, CacheOrigin, Shard, read_index
+from saekit_trainer.disk_errors import why_not_written
 from saekit_trainer.errors import CacheError
 from saekit_trainer.samples.reading import Position
 
@@ -117,7 +117,7 @@ class CacheWriter:
             index.write(self.folder)
         except (OSError, SafetensorError) as error:
             raise CacheError(
-                f"{self._reason(error)}; {self.index.tokens:,} tokens in "
+                f"{why_not_written(self.folder, error)}; {self.index.tokens:,} tokens in "
                 f"{len(self.index.shards)} shards are there and can be trained on, and the same "
                 "command goes on behind them",
                 field="new_cached_activations_path",
@@ -141,7 +141,7 @@ class CacheWriter:
                 shutil.rmtree(left)
         except OSError as error:
             raise CacheError(
-                f"new_cached_activations_path: {self._reason(error)}",
+                f"new_cached_activations_path: {why_not_written(self.folder, error)}",
                 field="new_cached_activations_path",
             ) from error
         if different := index.origin.differences(origin):
@@ -151,9 +151,3 @@ class CacheWriter:
                 field="new_cached_activations_path",
             )
         return index
-
-    def _reason(self, error: Exception) -> str:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        if full or f"os error {errno.ENOSPC}" in str(error):
-            return f"the disk of {self.folder} is full"
-        return f"cannot write {self.folder} ({getattr(error, 'strerror', None) or error})"

@@ -12,6 +12,7 @@ from saekit_trainer.logs.tensorboard_log import TensorboardLog, require_tensorbo
 from saekit_trainer.logs.wandb_log import WandbLog, require_wandb
 from saekit_trainer.plan import SAEPlan
 from saekit_trainer.results import RunObserver
+from saekit_trainer.resuming import ResumePoint
 from saekit_trainer.run_config import RunConfig
 
 
@@ -29,19 +30,26 @@ def check_logs(cfg: RunConfig) -> None:
         check_port(cfg.prometheus_host, cfg.prometheus_port)
 
 
-def open_logs(cfg: RunConfig, plans: Mapping[str, SAEPlan], home: Path | None) -> list[RunObserver]:
+def open_logs(
+    cfg: RunConfig,
+    plans: Mapping[str, SAEPlan],
+    home: Path | None,
+    resume: ResumePoint | None = None,
+) -> list[RunObserver]:
     """Every log that `cfg` asks for.
 
     Args:
         plans: the SAEs by name; a lone one has the name "".
         home: folder of the run, if it has one.
+        resume: what the run goes on from.
 
     Raises:
         ConfigError: one of them cannot be opened.
     """
     logs: list[RunObserver] = []
     if cfg.log_to_wandb:
-        logs.append(WandbLog(cfg, plans))
+        remembered = None if resume is None else resume.observers.get(WandbLog.__name__, {})
+        logs.append(WandbLog(cfg, plans, remembered))
     if cfg.log_to_jsonl and home is not None:
         logs.append(JsonlLog(home / "metrics.jsonl", cfg.wandb_log_frequency))
     if cfg.log_to_tensorboard:

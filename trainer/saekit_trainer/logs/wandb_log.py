@@ -43,8 +43,16 @@ def require_wandb() -> Any:
 class WandbLog(MetricsLog):
     """Logs the metrics of each SAE by name: ``l0``, or ``NAME/l0`` where there are several SAEs."""
 
-    def __init__(self, cfg: RunConfig, plans: Mapping[str, SAEPlan]) -> None:
+    def __init__(
+        self,
+        cfg: RunConfig,
+        plans: Mapping[str, SAEPlan],
+        remembered: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open the run there.
+
+        Args:
+            remembered: `memory` of the log that is gone on with; None for a run that begins.
 
         Raises:
             ConfigError: as `require_wandb`, or the run cannot be opened.
@@ -56,12 +64,16 @@ class WandbLog(MetricsLog):
             self._run = self._wandb.init(
                 project=cfg.wandb_project,
                 entity=cfg.wandb_entity,
-                id=cfg.wandb_id,
+                id=cfg.wandb_id or (remembered or {}).get("id"),
+                resume=None if remembered is None else "allow",
                 name=cfg.run_name or _run_name(cfg, plans),
                 config={name or "sae": asdict(plan.cfg) for name, plan in plans.items()},
             )
         except self._wandb.errors.Error as error:
             raise ConfigError(f"log_to_wandb: {error}", field="log_to_wandb") from None
+
+    def memory(self) -> dict[str, Any]:
+        return {"id": self._run.id}
 
     def record(self, step: int, saes: Mapping[str, Figures], run: Figures) -> None:
         self._run.log(flat(saes, run), step=step)

@@ -112,7 +112,7 @@ class _StreamReader:
         self._stream: Any = None
         rows: Iterable[Any] = source.rows
         if _resumes_exactly(source.rows):
-            rows = self._stream = copy.deepcopy(source.rows)
+            rows = self._stream = copy.deepcopy(source.rows, _shared_parts())
             if self._state is not None:
                 self._stream.load_state_dict(self._state)
         self._rows = iter(rows)
@@ -145,6 +145,17 @@ class _StreamReader:
         if self._source.column not in row:
             raise BrokenSampleError(f"no column {self._source.column!r} in it")
         return row[self._source.column]
+
+
+def _shared_parts() -> dict[int, Any]:
+    """What copies of a stream have in common, as `copy.deepcopy` wants to know it.
+
+    A stream refers to the cache of the Hub's file systems, which cannot be copied in another thread
+    than the main one: it grows when it is.
+    """
+    from huggingface_hub import HfFileSystem
+
+    return {id(HfFileSystem._cache): HfFileSystem._cache}
 
 
 def _resumes_exactly(rows: Any) -> bool:
