@@ -34,7 +34,7 @@ class Scenario:
     values: dict[str, Any]
     data: Callable[[Path], dict[str, Any]]
 
-    def write(self, place: Path, steps: int) -> None:
+    def write(self, place: Path, steps: int, **more: Any) -> None:
         """Write ``run.toml`` into an empty folder beside the folder ``model``, and the data."""
         values = {
             "model_name": str(place.parent / "model"),
@@ -52,6 +52,7 @@ class Scenario:
             "resume_state_minutes": 0,
             **self.data(place),
             **self.values,
+            **more,
         }
         saes = values.pop("saes", {})
         if saes:

@@ -78,20 +78,20 @@ def test_without_checkpoints_the_lines_are_beside_the_finished_sae(
 def test_a_resumed_run_continues_behind_its_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     first = JsonlLog(path, every=1)
-    first.began(0)
+    first.began(0, 0)
     for step in range(1, 8):
         first.step_done(after(step))
     with path.open("a") as file:  # killed in mid-line
         file.write('{"step": 8, "tok')
     again = JsonlLog(path, every=1)
-    again.began(5)
+    again.began(5, 0)
     assert [r["step"] for r in read_records(path)] == [1, 2, 3, 4, 5]
     for step in range(6, 11):
         again.step_done(after(step))
     assert [r["step"] for r in read_records(path)] == list(range(1, 11))
     # Part of a step's figures come after a restart: still one line of it.
     last = JsonlLog(path, every=1)
-    last.began(10)
+    last.began(10, 0)
     last.record(10, {"": {"ce_loss_score": 0.5}}, {"tokens": 100})
     records = read_records(path)
     assert [r["step"] for r in records] == list(range(1, 11))
@@ -102,7 +102,7 @@ def test_a_resumed_run_continues_behind_its_checkpoint(tmp_path: Path) -> None:
 def test_a_line_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     path = tmp_path / "run/metrics.jsonl"
     log = JsonlLog(path, every=1)
-    log.began(0)
+    log.began(0, 0)
     log.step_done(after(1))
     path.rename(tmp_path / "kept")
     path.mkdir()  # in the way
@@ -120,7 +120,7 @@ def test_a_line_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 
 def test_numbers_that_json_has_not_are_null(tmp_path: Path) -> None:
     log = JsonlLog(tmp_path / "m", every=1)
-    log.began(0)
+    log.began(0, 0)
     log.record(1, {"": {"ce_loss_score": float("nan")}}, {"tokens": 5})
     assert read_records(tmp_path / "m") == [{"step": 1, "tokens": 5, "ce_loss_score": None}]
 

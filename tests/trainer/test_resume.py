@@ -59,7 +59,7 @@ def test_a_stopped_run_ends_like_an_unbroken_one(
 ) -> None:
     folder = place / scenario
     folder.mkdir()
-    SCENARIOS[scenario].write(folder, STEPS)
+    SCENARIOS[scenario].write(folder, STEPS, eval_every_n_steps=14, wandb_log_frequency=4)
 
     def run(name: str, report: Callable[[RunStatus], None] | None = None) -> Any:
         options = parse_options([*flags(folder, name), "--resume"])
@@ -227,7 +227,7 @@ def test_what_an_earlier_attempt_left_is_replaced(
         left.mkdir()
     stopped(replace(cfg, resume_from_checkpoint="latest"), model, 4)
     assert states(tmp_path) == ["step-2", "step-4"]
-    assert [place.name for place in run.iterdir()] == ["resume"]
+    assert {place.name for place in run.iterdir()} == {"resume", "metrics.jsonl"}
     # From an earlier state on, the later ones no longer count.
     stopped(replace(cfg, resume_from_checkpoint=str(run / "resume" / "step-2")), model, 3)
     assert states(tmp_path) == ["step-2", "step-3"]

@@ -83,8 +83,9 @@ class TrainingResult:
 class RunObserver:
     """Follows a run; each method may be overridden."""
 
-    def began(self, step: int) -> None:
-        """Is called before the first step of this process; `step` have been done before it.
+    def began(self, step: int, tokens: int) -> None:
+        """Is called before the first step of this process; `step` have been done before it, on
+        `tokens` activations.
 
         0, unless the run goes on from a checkpoint: what was seen of later steps then no longer
         counts.

@@ -151,7 +151,7 @@ class TrainingRun:
         batch = first
         total = self._length(self._clock())
         for observer in self._observers:
-            observer.began(self.step)
+            observer.began(self.step, self.step * self.cfg.train_batch_size_tokens)
         if self.step:
             self._folders.go_on(self.step, total)
             self._between_steps(total, held_out)

@@ -32,7 +32,8 @@ class JsonlLog(MetricsLog):
         self._end = 0
         self._failing = False
 
-    def began(self, step: int) -> None:
+    def began(self, step: int, tokens: int) -> None:
+        super().began(step, tokens)
         kept = [record for record in read_records(self._path) if record["step"] <= step]
         lines = [_line(record) for record in kept]
         self._end = sum(map(len, lines))

@@ -31,6 +31,9 @@ class MetricsLog(RunObserver):
         """
         raise NotImplementedError
 
+    def began(self, step: int, tokens: int) -> None:  # noqa: ARG002
+        self._tokens = tokens
+
     def step_done(self, status: RunStatus) -> None:
         self._tokens = status.metrics.tokens
         if status.metrics.step % self._every:

@@ -68,7 +68,8 @@ class PrometheusLog(RunObserver):
             described = (plan.cfg.architecture, plan.hook.name, plan.sae.d_sae)
             info.labels(self._labels[name], *described).set(1)
 
-    def began(self, step: int) -> None:
+    def began(self, step: int, tokens: int) -> None:
+        super().began(step, tokens)
         host, port = self._address
         try:
             self._server, self._thread = start_http_server(port, host, self._registry)

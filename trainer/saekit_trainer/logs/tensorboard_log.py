@@ -40,7 +40,8 @@ class TensorboardLog(MetricsLog):
         self._open = require_tensorboard()
         self._writers: dict[str, Any] = {}
 
-    def began(self, step: int) -> None:
+    def began(self, step: int, tokens: int) -> None:
+        super().began(step, tokens)
         # TensorBoard then hides what older files say of this step and later ones.
         for name, plan in {"": None, **self._plans}.items():
             self._writers[name] = self._open(str(self._folder / name), purge_step=step + 1)

@@ -29,7 +29,8 @@ class ReportWriter(RunObserver):
         self._history = RunHistory(plans)
         self._tokens = 0
 
-    def began(self, step: int) -> None:
+    def began(self, step: int, tokens: int) -> None:
+        self._tokens = tokens
         if step:
             records = read_records(self._path.with_name("metrics.jsonl"))
             self._history.add_records(r for r in records if r["step"] <= step)
