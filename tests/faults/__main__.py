@@ -93,8 +93,9 @@ def compare(place: Path, kills: int, rng: random.Random) -> tuple[list[str], lis
                 ended = run.go_on(load=rng.random() * whole.loading)
                 moments += ["loading"] * (not ended)
             else:
+                # Half of it, so that several kills have room; some while features are described.
                 left = whole.training * (1 - before / STEPS)
-                ended = run.go_on(train=rng.random() * left)
+                ended = run.go_on(train=rng.random() * (left / 2 + 0.3))
                 moments += [f"{before} + {run.training:.1f} s"] * (not ended)
         found = outcome(place, name)
         files = expected.keys() | found.keys()

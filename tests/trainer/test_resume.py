@@ -27,7 +27,7 @@ from saekit_trainer.results import RunObserver, RunStatus
 from saekit_trainer.resume_states import ResumeStates
 from saekit_trainer.runner import MultiSAETrainingRunner, SAETrainingRunner
 
-STEPS = 40
+STEPS = 30
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_stopped_run_ends_like_an_unbroken_one(
 ) -> None:
     folder = place / scenario
     folder.mkdir()
-    SCENARIOS[scenario].write(folder, STEPS, eval_every_n_steps=14, wandb_log_frequency=4)
+    SCENARIOS[scenario].write(folder, STEPS, eval_every_n_steps=10, wandb_log_frequency=4)
 
     def run(name: str, report: Callable[[RunStatus], None] | None = None) -> Any:
         options = parse_options([*flags(folder, name), "--resume"])
@@ -71,12 +71,12 @@ def test_a_stopped_run_ends_like_an_unbroken_one(
 
     whole = run("whole")
     assert whole.resume is None
-    for step in (1, 14, 33):  # a checkpoint is due after step 14
+    for step in (1, 10, 25):  # a checkpoint and an evaluation are due after step 10
         torch.manual_seed(step)  # which no step depends on
         with pytest.raises(TrainingInterrupted, match=f"SIGTERM after step {step}; .*step-{step}$"):
             run("stopped", stop_at(step))
     resumed = run("stopped")
-    assert resumed.resume.step == 33
+    assert resumed.resume.step == 25
     assert outcome(folder, "stopped") == outcome(folder, "whole")
 
 
