@@ -210,7 +210,7 @@ def test_a_run_that_goes_on_is_the_same_run_there(
     wandb.teardown()
     SAETrainingRunner(replace(cfg, resume_from_checkpoint="latest"), tokens, model).run()
     wandb.teardown()
-    ids = [folder.name.split("-")[-1] for folder in tmp_path.glob("wandb/offline-run-*")]
+    ids = [folder.name.split("-")[3] for folder in tmp_path.glob("wandb/offline-run-*")]
     assert len({*ids}) == 1
     (state,) = tmp_path.glob("runs/*/resume/*/state.json")
     assert json.loads(state.read_text())["state"]["observers"] == {"WandbLog": {"id": ids[0]}}
