@@ -35,8 +35,10 @@ QUESTIONS: Final = {
     "gpu": "with --device cuda: against the ceilings of the device",
     "loading": "a wide SAE from disk",
     "data": "data of a training run",
+    "scaling": "a training run in several processes",
 }
-DEFAULT: Final = tuple(name for name in QUESTIONS if name not in ("gpu", "loading", "data"))
+NOT_DEFAULT: Final = ("gpu", "loading", "data", "scaling")
+DEFAULT: Final = tuple(name for name in QUESTIONS if name not in NOT_DEFAULT)
 
 
 def main() -> int:

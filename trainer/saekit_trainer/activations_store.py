@@ -19,6 +19,7 @@ from saekit_trainer.cache.cache import ActivationCache
 from saekit_trainer.cache.rows import CachedRows
 from saekit_trainer.context_stream import ContextStream
 from saekit_trainer.contexts import ContextFormat, ContextSource, Separator, open_contexts
+from saekit_trainer.distributed.ranks import ALONE, Ranks
 from saekit_trainer.errors import ConfigError, DatasetError
 from saekit_trainer.hook_activations import HookActivations
 from saekit_trainer.live_rows import LiveRows
@@ -52,6 +53,7 @@ class ActivationsStore:
         config: StoreConfig,
         *,
         read: Callable[[HookPoint, Tensor], Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """
         Args:
@@ -59,12 +61,15 @@ class ActivationsStore:
             source: an `ActivationCache` is also where `next_batch` takes the activations from.
             read: what is stored, ``[prompts, context, d_in]``, of the activations ``[prompts,
                 context, *hook.shape]`` at a hook point; None: all of them, heads flattened.
+            ranks: have a store each, of the same contexts, and ask it for the same things: each
+                runs the model on a part of the contexts, and has all activations.
         """
         self.model = model
         self.hooks = (hook,) if isinstance(hook, HookPoint) else tuple(hook)
         self.hook = self.hooks[0]
         self.source = source
         self.config = config
+        self._ranks = ranks
         self._activations = HookActivations(
             model,
             self.hooks,
@@ -84,6 +89,7 @@ class ActivationsStore:
         cfg: RunConfig,
         hook: HookPoint | Sequence[HookPoint],
         dataset: Any = None,
+        ranks: Ranks = ALONE,
     ) -> ActivationsStore:
         """The store of a training run; `dataset` (see `open_contexts`) overrides the config's.
 
@@ -105,7 +111,7 @@ class ActivationsStore:
             autocast=cfg.autocast_lm,
             seed=cfg.seed,
         )
-        return cls(model, hooks, training_source(model, cfg, hooks, dataset), config)
+        return cls(model, hooks, training_source(model, cfg, hooks, dataset), config, ranks=ranks)
 
     @classmethod
     def from_sae(
@@ -284,6 +290,7 @@ class ActivationsStore:
             self._activations.rows,
             n_prompts=config.store_batch_size_prompts,
             ahead=config.prefetch,
+            ranks=self._ranks,
         )
         return MixedRows(live, config, self.device)
 

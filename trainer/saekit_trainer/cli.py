@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from saekit_trainer.distributed.environment import is_main_process, process_count
+
 if TYPE_CHECKING:
     from saekit_trainer.options import OneSAE, SeveralSAEs, WhatToDo
     from saekit_trainer.results import RunObserver, TrainingResult
@@ -28,15 +30,18 @@ def train(argv: list[str]) -> int:
     # Threads that sleep while they wait: beside other work on the same cores, spinning ones made a
     # run half as fast. Read when torch is loaded, which is why imports are local here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if argv[:1] == ["cache-activations"]:
+    # Of several processes, one speaks for all.
+    console = Console(stderr=True, quiet=not is_main_process())
+    if argv[:1] == ["cache-activations"] and process_count() == 1:
         from saekit_trainer.cache.cli import cache_activations
 
         return cache_activations(argv[1:])
     from saekit_trainer.errors import ConfigError
     from saekit_trainer.options import parse_options
 
-    console = Console(stderr=True)
     try:
+        if argv[:1] == ["cache-activations"]:
+            raise ConfigError("cache-activations: runs in one process; start it without torchrun")
         options = parse_options(argv)
     except ConfigError as error:
         console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -52,6 +57,7 @@ def _run(options: OneSAE | SeveralSAEs, console: Console) -> int:
     from saekit_core.lm.errors import LMError
     from saekit_core.sae.errors import SAEError
     from saekit_trainer.display import TrainingDisplay
+    from saekit_trainer.distributed.joining import join_ranks, joined_ranks
     from saekit_trainer.errors import TrainerError, TrainingInterrupted
     from saekit_trainer.options import SeveralSAEs
     from saekit_trainer.summary import print_summaries
@@ -62,13 +68,22 @@ def _run(options: OneSAE | SeveralSAEs, console: Console) -> int:
             warnings.showwarning = lambda message, *_, **__: console.print(
                 f"[yellow]warning:[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True
             )
+            join_ranks(options.run.device)
             results = _train(options, display, console)
+        if not is_main_process():
+            return 0
         summaries = {
             name: result.summary() | _publish(options, name, result)
             for name, result in results.items()
         }
     except (TrainerError, LMError, SAEError, OSError) as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        ranks = joined_ranks()
+        # Those that fail later do so because of this one, or all for the same reason.
+        if ranks.is_first_to_fail():
+            who = f"{ranks.label}: " if ranks.label else ""
+            explained = Console(stderr=True)
+            what = f"[red]error:[/red] {who}{escape(str(error))}"
+            explained.print(what, highlight=False, soft_wrap=True)
         return 1
     except TrainingInterrupted as stop:
         console.print(str(stop), highlight=False, soft_wrap=True, markup=False)

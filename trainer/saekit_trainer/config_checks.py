@@ -174,6 +174,11 @@ def _check_architecture(cfg: LanguageModelSAERunnerConfig) -> None:
             "normalize_sae_decoder: matching_pursuit needs unit decoder rows",
             field="normalize_sae_decoder",
         )
+    if cfg.shard_features and not PRESETS[name].shards:
+        raise ConfigError(
+            f"shard_features: architecture={name!r} needs all features in one process",
+            field="shard_features",
+        )
     if name not in TRANSCODERS:
         return
     if cfg.hook_name_out is None:

@@ -37,6 +37,10 @@ class PublishError(TrainerError):
     """The folder for finished SAEs cannot be written, or the name is taken or not allowed."""
 
 
+class PeerLostError(TrainerError):
+    """Another process of the same run has ended or cannot be reached."""
+
+
 class CheckpointError(TrainerError):
     """The state of a run cannot be written or read, or is of another run."""
 

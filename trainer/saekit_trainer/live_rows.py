@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from saekit_trainer.context_stream import ContextStream
+from saekit_trainer.distributed.ranks import ALONE, Ranks
 from saekit_trainer.packing import Tokens
 from saekit_trainer.read_ahead import ReadAhead
 from saekit_trainer.samples.reading import Position
@@ -16,23 +18,36 @@ from saekit_trainer.samples.reading import Position
 
 class _Chunk(NamedTuple):
     rows: Tensor
-    """``[rows, d_in]``."""
+    """``[rows, d_in]``, of one run of the model."""
     context_size: int
     behind: Position
     """Of the contexts, after those of this chunk."""
 
 
+class _Round(NamedTuple):
+    mine: Tensor
+    """``[rows, d_in]``, of this rank's run of the model."""
+    context_size: int
+    behind: tuple[Position, ...]
+    """Of the contexts, after those of each rank's run."""
+
+
 @dataclass
 class _Maker:
-    """Runs the model over the next contexts."""
+    """Runs the model over every count-th of the next runs of contexts, this rank's."""
 
     contexts: ContextStream
     n_prompts: int
     read: Callable[[Tokens], Tensor]
+    ranks: Ranks
 
-    def __call__(self) -> _Chunk:
-        tokens = self.contexts.take(self.n_prompts)
-        return _Chunk(self.read(tokens), tokens.shape[1], self.contexts.position())
+    def __call__(self) -> _Round:
+        runs, behind = [], []
+        for _ in range(self.ranks.count):
+            runs.append(self.contexts.take(self.n_prompts))
+            behind.append(self.contexts.position())
+        mine = runs[self.ranks.index]
+        return _Round(self.read(mine), mine.shape[1], tuple(behind))
 
 
 class LiveRows(Iterator[Tensor]):
@@ -41,6 +56,9 @@ class LiveRows(Iterator[Tensor]):
     Where it is, it says by what has been taken from it. What was computed ahead of that is computed
     again after a resume, or after contexts were taken in between; so nothing depends on how far
     ahead the model happened to be.
+
+    Several ranks read the same contexts, run the model on different ones, and pass on what comes
+    out: each has all activations, in the order in which one process has them.
 
     Attributes:
         position: of the contexts, behind all that was taken.
@@ -56,6 +74,7 @@ class LiveRows(Iterator[Tensor]):
         *,
         n_prompts: int,
         ahead: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         """
         Args:
@@ -64,19 +83,22 @@ class LiveRows(Iterator[Tensor]):
                 `ahead` it is called in another thread, so it must not hold on to this object.
             n_prompts: contexts per run of the model.
             ahead: runs to do ahead; with 0 each is done when it is asked for.
+            ranks: take turns to run the model.
         """
         self.position = contexts.position()
         self.n_prompts = n_prompts
         self.context_size = 0
         self.contexts = contexts
-        self._make = _Maker(contexts, n_prompts, read)
+        self._ranks = ranks
+        self._make = _Maker(contexts, n_prompts, read, ranks)
         self._ahead = ahead
-        self._thread: ReadAhead[_Chunk] | None = None
+        self._thread: ReadAhead[_Round] | None = None
+        self._chunks: deque[_Chunk] = deque()
 
     def __next__(self) -> Tensor:
-        if self._ahead and self._thread is None:
-            self._thread = ReadAhead(self._make, self._ahead)
-        chunk = self._make() if self._thread is None else next(self._thread)
+        if not self._chunks:
+            self._next_round()
+        chunk = self._chunks.popleft()
         self.position, self.context_size = chunk.behind, chunk.context_size
         return chunk.rows
 
@@ -95,7 +117,19 @@ class LiveRows(Iterator[Tensor]):
 
     def close(self) -> None:
         """End the thread, if there is one; the next activations start another."""
+        if self._thread is None and not self._chunks:
+            return
         if self._thread is not None:
             self._thread.close()
             self._thread = None
-            self.contexts.go_to(self.position)
+        self._chunks.clear()
+        self.contexts.go_to(self.position)
+
+    def _next_round(self) -> None:
+        if self._ahead and self._thread is None:
+            self._thread = ReadAhead(self._make, self._ahead)
+        made = self._make() if self._thread is None else next(self._thread)
+        # Here and not in the thread: ranks have to say things to each other in the same order.
+        everyones = self._ranks.gather_rows(made.mine)
+        for rows, behind in zip(everyones, made.behind, strict=True):
+            self._chunks.append(_Chunk(rows, made.context_size, behind))

@@ -37,6 +37,9 @@ Examples:
   saekit train --config run.toml --checkpoint-path runs --out my-sae --resume
       The same again after it was killed or interrupted: it goes on, to the very same SAE.
 
+  torchrun --nproc-per-node 8 -m saekit_trainer --config run.toml --out my-sae
+      The same on eight GPUs, to the same SAE; --shard-features for one that is too wide for a GPU.
+
   saekit train cache-activations --help
       Activations on disk, to train on more than once.
 """

@@ -58,6 +58,8 @@ class Preset:
     normalize_sae_decoder: bool = False
     lr: float = 3e-3
     """Peak learning rate at 2,048 features; it falls with the root of d_sae."""
+    shards: bool = True
+    """Whether its features can be divided among processes (shard_features)."""
     saved_as: str | None = None
     """Architecture of the finished SAE, if another."""
 
@@ -76,7 +78,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
         normalize_sae_decoder=True,
         saved_as="jumprelu",
     ),
-    "matching_pursuit": Preset(_PURSUIT, normalize_sae_decoder=True),
+    "matching_pursuit": Preset(_PURSUIT, normalize_sae_decoder=True, shards=False),
     "transcoder": Preset(_L1 | _REVIVAL | _BETWEEN | {"lp_norm"}, _l1, 0.1),
     "skip_transcoder": Preset(_L1 | _REVIVAL | _BETWEEN | {"lp_norm"}, _l1, 0.1),
     "jumprelu_transcoder": Preset(_JUMPRELU | _REVIVAL | _BETWEEN, _l0, 0.5),

@@ -36,6 +36,7 @@ class ResumeStates:
         seconds: float,
         begun_from: Path | None,
         clock: Callable[[], float],
+        writes: bool = True,
     ) -> None:
         """
         Args:
@@ -44,18 +45,21 @@ class ResumeStates:
             seconds: from one state to the next, as long as writing takes a small share of it.
             begun_from: the state that the run goes on from, None where it begins anew.
             clock: seconds since some moment.
+            writes: False in a process that only has to know what another one has written.
         """
         self._folder = None if run is None or keep == 0 else run / FOLDER
         self._keep = keep
         self._seconds = seconds
         self._begun_from = begun_from
+        self._writes = writes
         self._clock = clock
         self._due_at = clock() + seconds
         self._stale: list[Path] = []
         if run is None or self._folder is None:
             return
         for folder in [run, *(place for place in run.rglob("*") if place.is_dir())]:
-            mend(folder)
+            if writes:
+                mend(folder)
         self._stale = states_in(self._folder)
         if begun_from is not None and begun_from.resolve().parent == self._folder.resolve():
             step = step_of(begun_from.resolve())
@@ -73,11 +77,13 @@ class ResumeStates:
 
     def due(self, now: float) -> bool:
         """Whether it is time for a state, at a moment of the clock."""
-        return self._folder is not None and now >= self._due_at
+        return self._writes and self._folder is not None and now >= self._due_at
 
     def missing(self, step: int) -> bool:
         """Whether the state after `step` steps is to be written and is not there."""
-        return self._folder is not None and step not in map(step_of, self.known or [])
+        if self._folder is None or not self._writes:
+            return False
+        return step not in map(step_of, self.known or [])
 
     def write(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write the state after `step` steps, and delete those that are not kept.
@@ -108,7 +114,7 @@ class ResumeStates:
 
     def prune(self, keep: int) -> None:
         """Delete all states of the run but the newest."""
-        if self._folder is not None:
+        if self._folder is not None and self._writes:
             for place in states_in(self._folder)[:-keep]:
                 shutil.rmtree(place, ignore_errors=True)
 

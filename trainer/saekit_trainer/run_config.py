@@ -73,7 +73,7 @@ class RunConfig:
     """End the training steps after this wall time, even before training_tokens; the schedules are
     fitted to it."""
     train_batch_size_tokens: int = 1024
-    """Activations per training step."""
+    """Activations per training step, of all processes together where torchrun starts several."""
     store_batch_size_prompts: int = 32
     """Contexts per run of the model."""
     n_batches_in_buffer: int = 8
@@ -114,8 +114,13 @@ class RunConfig:
     feature_sampling_window: int = 1000
     """Steps over which feature density is reported."""
 
+    shard_features: bool = False
+    """Whether the processes that torchrun starts divide each SAE's features among them, for SAEs
+    that are too wide for one device, rather than the tokens of each batch. The result is the
+    same."""
     device: str = "auto"
-    """auto (the fastest there is), cpu, cuda or mps."""
+    """auto (the fastest there is), cpu, cuda or mps. Of several processes each takes its own
+    GPU."""
     dtype: Literal["float32", "float64"] = "float32"
     """Number type of weights and arithmetic in training. For bfloat16 arithmetic on float32 weights
     see autocast."""

@@ -21,6 +21,8 @@ _NOT_OF_THE_RESULT: Final = frozenset(
         "n_checkpoints",
         "run_name",
         "eval_every_n_wandb_logs",
+        # How processes share the work.
+        "shard_features",
         "eval_every_n_steps",
         "log_to_jsonl",
         "log_to_tensorboard",

@@ -11,6 +11,8 @@ from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.sae import SAE
 from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.config import LanguageModelSAERunnerConfig
+from saekit_trainer.distributed.checks import check_ranks, check_width
+from saekit_trainer.distributed.joining import join_ranks
 from saekit_trainer.logs import check_logs, open_logs
 from saekit_trainer.multi_config import MultiSAETrainingRunnerConfig
 from saekit_trainer.plan import SAEPlan, plan_sae
@@ -156,19 +158,29 @@ def _prepare(
     observers: Sequence[RunObserver],
     clock: Callable[[], float],
 ) -> tuple[TrainingRun, LanguageModel, ActivationsStore, ResumePoint | None]:
-    check_logs(cfg)
-    model = model or boot_model(cfg.model_name, device=cfg.device)
+    ranks = join_ranks(cfg.device)
+    given = dataset is not None or cfg.dataset_path is not None or cfg.use_cached_activations
+    check_ranks(cfg, ranks, writes_text=not given)
+    if ranks.is_main:
+        check_logs(cfg)
+    model = model or boot_model(cfg.model_name, device=ranks.device_for(cfg.device))
     plans = {name: plan_sae(member, model) for name, member in members.items()}
     folders = RunFolders(cfg, plans)
     resume = find_resume_point(cfg, plans, folders.checkpoints, model.revision)
+    ranks.total(0)  # all have looked before the main one tidies up
     hooks = {hook: None for plan in plans.values() for hook in (plan.hook, plan.hook_out)}
-    store = ActivationsStore.from_config(model, cfg, tuple(hooks), dataset)
-    following = [*observers]
-    if report is not None:
+    for plan in plans.values():
+        check_width(plan.sae.d_sae, cfg, ranks)
+    store = ActivationsStore.from_config(model, cfg, tuple(hooks), dataset, ranks)
+    following = [*observers] if ranks.is_main else []
+    if report is not None and ranks.is_main:
         following.append(_Calling(report))
-    following.extend(open_logs(cfg, plans, folders.home, resume))
-    if folders.report is not None:
-        following.append(ReportWriter(folders.report, plans))
+    if ranks.is_main:
+        following.extend(open_logs(cfg, plans, folders.home, resume))
+        if folders.report is not None:
+            following.append(ReportWriter(folders.report, plans))
+    if cfg.max_seconds is not None:
+        clock = ranks.main_clock(clock)  # it decides how many steps there are
     run = TrainingRun(
         cfg,
         plans,
@@ -176,6 +188,7 @@ def _prepare(
         store,
         folders=folders,
         resume=resume,
+        ranks=ranks,
         observers=following,
         clock=clock,
     )

@@ -15,6 +15,7 @@ from saekit_core.sae.sae import SAE
 from saekit_trainer.activation_scaling import ActivationScaling
 from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.architectures import new_training_sae
+from saekit_trainer.distributed.ranks import ALONE, Ranks
 from saekit_trainer.geometric_median import initial_decoder_bias
 from saekit_trainer.plan import SAEPlan
 from saekit_trainer.trainer import SAETrainer, StepMetrics
@@ -30,13 +31,16 @@ class SAEInTraining:
         last_step: what the last of them saw; None before the first.
     """
 
-    def __init__(self, plan: SAEPlan, store: ActivationsStore, first: Tensor | None) -> None:
+    def __init__(
+        self, plan: SAEPlan, store: ActivationsStore, first: Tensor | None, ranks: Ranks = ALONE
+    ) -> None:
         """
         Args:
             plan: sizes, losses, optimisation.
             store: says which columns of a batch are whose.
             first: a batch ``[rows, width]``, by which scale and decoder bias are chosen; None where
                 `load_state_dict` brings them.
+            ranks: train it together, as `shard_features` says.
         """
         self.plan = plan
         self._model = store.model
@@ -54,6 +58,10 @@ class SAEInTraining:
         sae = new_training_sae(
             plan.sae, generator=torch.Generator().manual_seed(cfg.seed), b_dec=b_dec
         )
+        if cfg.shard_features:
+            sae.share_features(ranks)  # before any of it is on the device
+        else:
+            sae.share_rows(ranks)
         self.trainer = SAETrainer(sae.to(store.device), plan.optimization)
         self.last_step: StepMetrics | None = None
 
@@ -70,7 +78,10 @@ class SAEInTraining:
         return self.last_step
 
     def to_sae(self) -> SAE:
-        """The SAE as it stands, for the model's own activations; its weights are copies."""
+        """The SAE as it stands, for the model's own activations; its weights are copies.
+
+        Every rank has to ask, and has the whole SAE then.
+        """
         plan, cfg = self.plan, self.plan.cfg
         state = self.scaling.fold(self.trainer.sae.saved_state())
         dtype = torch_dtype(cfg.save_dtype)
@@ -89,7 +100,7 @@ class SAEInTraining:
             ),
             {name: tensor.to(dtype).contiguous() for name, tensor in state.items()},
         )
-        sae.sparsity = (self.trainer.activity.density + 1e-10).log10()
+        sae.sparsity = (self.trainer.density() + 1e-10).log10()
         return sae
 
     def state_dict(self) -> dict[str, Any]:

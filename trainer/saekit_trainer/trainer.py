@@ -13,6 +13,8 @@ from torch import Tensor
 from saekit_core.sae.statistics import to_float64
 from saekit_trainer.architectures.base import TrainingOutput, TrainingSAE
 from saekit_trainer.architectures.revival import Leftover
+from saekit_trainer.distributed.feature_shards import feature_axis, part_of, whole_of
+from saekit_trainer.distributed.ranks import Ranks
 from saekit_trainer.errors import DivergedError
 from saekit_trainer.feature_activity import FeatureActivity
 from saekit_trainer.plan import OptimizationConfig
@@ -55,6 +57,9 @@ class StepMetrics:
 class SAETrainer:
     """Trains one SAE on batches of normalised activations.
 
+    Where the SAE's rows or features are shared among ranks, all of them take every step together,
+    with the same batch. Each works on its share, and what they come to is what one would.
+
     Attributes:
         sae: the parameters, changed in place.
         config: how they are optimised.
@@ -70,7 +75,7 @@ class SAETrainer:
         self.tokens = 0
         self.device = sae.W_dec.device
         self.activity = FeatureActivity(
-            sae.config.d_sae,
+            sae.n_features,
             dead_window=config.dead_feature_window,
             sampling_window=config.feature_sampling_window,
             device=self.device,
@@ -97,12 +102,15 @@ class SAETrainer:
             DivergedError: the loss is not finite; the weights are those before the step.
         """
         y = x if y is None else y
+        rows, features = self.sae.row_ranks, self.sae.feature_ranks
         rate = self.config.schedule.at(self.step, total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         losses, counts, residual = self._accumulate_gradients(x, y)
         loss = sum(losses.values())
+        unexplained = to_float64(residual).square().sum()
+        rows.all_sum(unexplained)
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the loss at step {self.step} is {loss}; a lower lr or other activations may help"
@@ -115,32 +123,39 @@ class SAETrainer:
         self.activity.update(counts, len(x))
         self.step += 1
         self.tokens += len(x)
+        fired_and_dead = torch.stack([to_float64(t).sum() for t in (counts, self.activity.dead)])
+        features.all_sum(fired_and_dead)
+        fired, dead = fired_and_dead.tolist()
         return StepMetrics(
             step=self.step,
             tokens=self.tokens,
             loss=loss,
             losses=losses,
-            l0=float(counts.sum()) / len(x),
-            explained_variance=1.0 - _mean_square(residual) / _variance(y),
-            dead_features=int(self.activity.dead.sum()),
+            l0=fired / len(x),
+            explained_variance=1.0 - float(unexplained) / len(x) / _variance(y),
+            dead_features=int(dead),
             learning_rate=rate,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on besides its batch and `config`.
 
-        The tensors are those in use: save them before the next step, which changes them.
+        The tensors are those in use: save them before the next step, which changes them. They are
+        of the whole SAE, whatever is shared: every rank has to ask, and any number of ranks goes
+        on from what any one of them got.
         """
-        return {
+        state = {
             "sae": self.sae.state_dict(),
             "optimizer": {name: dict(self.optimizer.state[p]) for name, p in self._optimized()},
             "activity": self.activity.state_dict(),
             "step": self.step,
             "tokens": self.tokens,
         }
+        return self._map_tensors(state, whole_of)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken, bit for bit."""
+        state = self._map_tensors(state, part_of)
         self.sae.load_state_dict(state["sae"])
         for name, p in self._optimized():
             # Copies: the optimizer changes them in place. And in the layout of the parameter, whose
@@ -160,27 +175,80 @@ class SAETrainer:
     def _accumulate_gradients(
         self, x: Tensor, y: Tensor
     ) -> tuple[dict[str, float], Tensor, Tensor]:
-        """Gradients of the loss into the parameters; loss terms, firing counts, residuals."""
+        """Gradients of the loss into the parameters; loss terms, firing counts, residuals.
+
+        All of them are those of the whole batch, but for the residuals: those are of the rows that
+        are this rank's.
+        """
         sparsity = warm_up(self.step, self.config.sparsity_warm_up_steps)
         dead = self.activity.dead.nonzero().squeeze(1) if self.sae.revives else None
+        of_batch = len(x)
+        mine = self.sae.row_ranks.share(of_batch)
+        x, y = x[mine], y[mine]
         terms: dict[str, Tensor] = {}
-        counts = torch.zeros(self.sae.config.d_sae, device=self.device)
+        counts = torch.zeros(self.sae.n_features, device=self.device)
         residual = torch.empty_like(y)
         cached = self._cached_rows(x)
         for start, stop in _blocks(len(x), len(x) if self.sae.whole_batches else cached):
             with self._autocast():
                 output = self._forward(x[start:stop], y[start:stop], sparsity=sparsity)
-            self._backward(output.terms, (stop - start) / len(x), terms)
+            self._backward(output.terms, (stop - start) / of_batch, terms)
             counts += output.acts.count_firing(self.config.dead_feature_threshold)
             torch.sub(y[start:stop], output.y_hat.detach(), out=residual[start:stop])
-        if dead is not None and len(dead):
-            leftover = Leftover(residual, _spread(residual))
+        if dead is not None and self.sae.feature_ranks.total(len(dead)):
+            leftover = Leftover(residual, self._spread(residual, of_batch))
             for start, stop in _blocks(len(x), cached):
                 with self._autocast():
                     revival = self.sae.revive(x[start:stop], leftover.rows(start, stop), dead)
-                self._backward(revival, (stop - start) / len(x), terms)
-        values = torch.stack(tuple(terms.values())).tolist()
-        return dict(zip(terms, values, strict=True)), counts, residual
+                self._backward(revival, (stop - start) / of_batch, terms)
+        values = torch.stack(tuple(terms.values()))
+        self._sum_over_ranks(values, counts)
+        return dict(zip(terms, values.tolist(), strict=True)), counts, residual
+
+    def _sum_over_ranks(self, terms: Tensor, counts: Tensor) -> None:
+        """Complete the gradients and these sums by what the other ranks have."""
+        of_all, of_features = [], []
+        for name, parameter in self.sae.named_parameters():
+            if parameter.grad is not None:
+                of_all.append(parameter.grad)
+                if feature_axis(name, parameter) is None:
+                    of_features.append(parameter.grad)
+        self.sae.row_ranks.all_sum(*of_all, terms, counts)
+        self.sae.feature_ranks.all_sum(*of_features)
+
+    def _spread(self, residual: Tensor, of_batch: int) -> Tensor:
+        """E‖r − E r‖² of the rows r of the whole batch, a scalar."""
+        rows = self.sae.row_ranks
+        mean = residual.sum(dim=0)
+        rows.all_sum(mean)
+        squares = (residual - mean.div_(of_batch)).square().sum()
+        rows.all_sum(squares)
+        return squares / of_batch
+
+    def density(self) -> Tensor:
+        """Share of the tokens of late in which each feature fired, float32 ``[d_sae]``.
+
+        Every rank has to ask, where features are shared.
+        """
+        return whole_of("density", self.activity.density, self.sae.feature_ranks)
+
+    def _map_tensors(
+        self, state: dict[str, Any], change: Callable[[str, Tensor, Ranks], Tensor]
+    ) -> dict[str, Any]:
+        """A `state_dict` with every tensor changed, which is called by the name it belongs to."""
+        ranks, activity = self.sae.feature_ranks, state["activity"]
+        return {
+            **state,
+            "sae": {name: change(name, tensor, ranks) for name, tensor in state["sae"].items()},
+            "optimizer": {
+                name: {key: change(name, tensor, ranks) for key, tensor in moments.items()}
+                for name, moments in state["optimizer"].items()
+            },
+            "activity": {
+                "silent_steps": change("silent_steps", activity["silent_steps"], ranks),
+                "parts": [(change("counts", c, ranks), *rest) for c, *rest in activity["parts"]],
+            },
+        }
 
     def _backward(self, new: dict[str, Tensor], share: float, terms: dict[str, Tensor]) -> None:
         """Add a block's gradients to the parameters', and its share of the loss to `terms`."""
@@ -197,22 +265,12 @@ class SAETrainer:
         """How many rows to work on at a time."""
         if x.device.type != "cpu":
             return len(x)
-        wanted = BLOCK_BYTES // (self.sae.config.d_sae * x.element_size())
+        wanted = BLOCK_BYTES // (self.sae.n_features * x.element_size())
         return max(wanted, SMALLEST_BLOCK)
 
 
 def _blocks(n: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-def _spread(residual: Tensor) -> Tensor:
-    """E‖r − E r‖² of the rows r, a scalar."""
-    return (residual - residual.mean(dim=0)).square().sum(dim=1).mean()
-
-
-def _mean_square(x: Tensor) -> float:
-    """E‖x‖², in float64."""
-    return float(to_float64(x).square().sum()) / len(x)
 
 
 def _variance(x: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from saekit_core.sae.sae import SAE
 from saekit_trainer.activations_store import ActivationsStore
 from saekit_trainer.compiled_blocks import compiled_blocks
 from saekit_trainer.disk_errors import why_not_written
+from saekit_trainer.distributed.ranks import ALONE, Ranks
 from saekit_trainer.errors import (
     CheckpointError,
     DatasetError,
@@ -61,6 +63,7 @@ class TrainingRun:
         *,
         folders: RunFolders,
         resume: ResumePoint | None = None,
+        ranks: Ranks = ALONE,
         observers: Sequence[RunObserver] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,6 +72,7 @@ class TrainingRun:
             store: has the activations of every hook point of `plans`.
             folders: where the run writes.
             resume: what it goes on from.
+            ranks: do the run together, each with all of this; the main one alone writes.
             observers: are told what happens.
             clock: seconds since some moment; `max_seconds` is measured by it.
         """
@@ -80,6 +84,7 @@ class TrainingRun:
         self._store = store
         self._folders = folders
         self._resume = resume
+        self._ranks = ranks
         self._observers = observers
         self._clock = clock
         self._began = self._stepping = 0.0
@@ -90,6 +95,7 @@ class TrainingRun:
             seconds=60 * cfg.resume_state_minutes,
             begun_from=None if resume is None else resume.folder,
             clock=clock,
+            writes=ranks.is_main,
         )
 
     def run(self) -> dict[str, TrainingResult]:
@@ -138,7 +144,7 @@ class TrainingRun:
         """The first batch, by which the SAEs begin."""
         first = self._store.next_batch()
         for name, plan in self.plans.items():
-            self.saes[name] = SAEInTraining(plan, self._store, first)
+            self.saes[name] = SAEInTraining(plan, self._store, first, self._ranks)
         self._stepping = self._clock()
         return first
 
@@ -172,15 +178,18 @@ class TrainingRun:
             )
             for observer in self._observers:
                 observer.step_done(status)
-            if stop.requested is not None:
+            stopped, due = self._ranks.any_of(stop.requested is not None, self._states.due(now))
+            if stopped:
                 break
-            if self._states.due(now):
+            if due:
                 self._write_state(total)
             # After the state: a run that goes on from it does this first.
             self._between_steps(total, held_out)
         self._write_state(total)
-        if stop.requested is not None:
-            raise TrainingInterrupted(stop.requested)
+        # A signal comes to each process at another step, or to one of them alone.
+        (stopped,) = self._ranks.any_of(stop.requested is not None)
+        if stopped:
+            raise TrainingInterrupted(stop.requested or signal.SIGTERM)
 
     def _length(self, now: float) -> int:
         """Steps of the run, as far as that is known."""
@@ -194,7 +203,8 @@ class TrainingRun:
         try:
             return self._store.next_batch()
         except DatasetError as error:  # nothing of the steps done is lost by that
-            if self.step:
+            # Others may not have come upon it, and would not take part.
+            if self.step and self._ranks.count == 1:
                 self._write_state(total)
             raise DatasetError(
                 f"{error}. With that mended, {go_on(self._states.known)}", field=error.field
@@ -235,10 +245,11 @@ class TrainingRun:
 
     def _write_state(self, total: int) -> None:
         """Put on disk what the steps to come depend on, unless it is there."""
-        if not self._states.missing(self.step):
+        (missing,) = self._ranks.any_of(self._states.missing(self.step))
+        if not missing:
             return
         for name, trained in self.saes.items():
-            if not trained.is_finite:
+            if any(self._ranks.any_of(not trained.is_finite)):
                 raise self._diverged(name, f"the weights after step {self.step} are not finite")
         now = self._clock()
         state: dict[str, Any] = {
@@ -256,6 +267,8 @@ class TrainingRun:
                 if (memory := observer.memory())
             },
         }
+        if not self._ranks.is_main:
+            return
         folder = self._states.write(self.step, state)
         for observer in self._observers:
             observer.state_written(self.step, folder)
@@ -268,7 +281,7 @@ class TrainingRun:
         self._began, self._stepping = now - state["seconds"], now - state["stepping_seconds"]
         self._store.load_state_dict(state["store"])
         for name, plan in self.plans.items():
-            self.saes[name] = SAEInTraining(plan, self._store, None)
+            self.saes[name] = SAEInTraining(plan, self._store, None, self._ranks)
             self.saes[name].load_state_dict(state["saes"][name])
 
     def _finish(
@@ -292,7 +305,7 @@ class TrainingRun:
             sae=sae,
             evaluation=evaluation,
             features=features,
-            training_density=trained.trainer.activity.density,
+            training_density=trained.trainer.density(),
             last_step=trained.last_step,
             seconds=seconds,
             folder=folders[0].resolve() if folders else None,
@@ -303,6 +316,8 @@ class TrainingRun:
     def _write(
         self, name: str, sae: SAE, folder: Path, features: FeaturesFile | None = None
     ) -> None:
+        if not self._ranks.is_main:
+            return
         try:
             written = write_sae_folder(sae, folder, features=features)
         except (OSError, SafetensorError) as error:

@@ -18,6 +18,13 @@ from saekit_trainer.architectures.acts import Acts
 from saekit_trainer.architectures.config import TrainingSAEConfig
 from saekit_trainer.architectures.encoding import encode
 from saekit_trainer.architectures.revival import Leftover, ghost_grad_loss
+from saekit_trainer.distributed.feature_shards import (
+    part_of,
+    shared_gradient,
+    sum_of_parts,
+    whole_of,
+)
+from saekit_trainer.distributed.ranks import ALONE, Ranks
 
 
 class TrainingOutput(NamedTuple):
@@ -46,7 +53,12 @@ class TrainingSAE(nn.Module, ABC):
         b_enc: ``[d_sae]``.
         b_dec: ``[d_out]``.
         W_skip: ``[d_out, d_in]``; None without a skip connection.
+        row_ranks: the processes that have the other rows of a batch.
+        feature_ranks: those that have the other features; d_sae above is then this one's part.
     """
+
+    row_ranks: Ranks = ALONE
+    feature_ranks: Ranks = ALONE
 
     whole_batches: bool = False
     """Whether the loss needs all rows of a batch at once: it is no mean over rows."""
@@ -86,6 +98,21 @@ class TrainingSAE(nn.Module, ABC):
             else None
         )
 
+    def share_rows(self, ranks: Ranks) -> None:
+        """From now on each of `ranks` has some rows of every batch."""
+        self.row_ranks = ranks
+
+    def share_features(self, ranks: Ranks) -> None:
+        """Keep this rank's part of the features; from now on the others have the rest."""
+        self.feature_ranks = ranks
+        for name, parameter in self.named_parameters():
+            parameter.data = part_of(name, parameter.data, ranks)
+
+    @property
+    def n_features(self) -> int:
+        """Features that are here: d_sae, unless other ranks have some."""
+        return len(self.W_dec)
+
     @property
     def revives(self) -> bool:
         """Whether `revive` has a term."""
@@ -107,13 +134,15 @@ class TrainingSAE(nn.Module, ABC):
         Args:
             x: ``[rows, d_in]``.
             leftover: what the forward pass did not reconstruct of these rows.
-            dead: indices of the silent features ``[n]``, one at least.
+            dead: indices of the silent features ``[n]``; one at least, counting those of other
+                ranks.
         """
         if not self.config.use_ghost_grads:
             return {}
         p = self.pre_activations(x, dead)
         scale = 1 / self.config.target_width if self.config.mse_reduction == "mean" else 1.0
-        return {"ghost_grad_loss": scale * ghost_grad_loss(p, self.W_dec[dead], leftover)}
+        loss = ghost_grad_loss(p, self.W_dec[dead], leftover, self.feature_ranks)
+        return {"ghost_grad_loss": scale * loss}
 
     def pre_activations(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """p = (x − b_dec) W_enc + b_enc, ``[rows, d_sae]``, or only that of some `features`."""
@@ -128,11 +157,25 @@ class TrainingSAE(nn.Module, ABC):
 
     def decode(self, acts: Tensor, x: Tensor) -> Tensor:
         """ŷ ``[rows, d_out]`` of dense `acts` ``[rows, d_sae]``."""
-        return self.add_skip(torch.addmm(self.b_dec, acts, self.W_dec), x)
+        return self.add_skip(self.add_bias(acts, self.W_dec, self.b_dec), x)
+
+    def add_bias(self, acts: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+        """acts · rows + bias, of the features of all ranks."""
+        if self.feature_ranks.count == 1:
+            return torch.addmm(bias, acts, rows)
+        return self.over_features(acts @ rows) + self.held_by_all(bias)
 
     def add_skip(self, y_hat: Tensor, x: Tensor) -> Tensor:
         """ŷ with the skip connection's share, if there is one."""
-        return y_hat if self.W_skip is None else y_hat + x @ self.W_skip.T
+        return y_hat if self.W_skip is None else y_hat + x @ self.held_by_all(self.W_skip).T
+
+    def over_features(self, part: Tensor) -> Tensor:
+        """A sum over the features here, completed by those of other ranks."""
+        return sum_of_parts(part, self.feature_ranks)
+
+    def held_by_all(self, parameter: Tensor) -> Tensor:
+        """b_dec or W_skip, which every rank has, where all ranks compute the same from it."""
+        return shared_gradient(parameter, self.feature_ranks)
 
     def mse(self, y: Tensor, y_hat: Tensor) -> Tensor:
         """Squared error, reduced over d_out as configured and averaged over rows."""
@@ -147,7 +190,15 @@ class TrainingSAE(nn.Module, ABC):
         return norms
 
     def saved_state(self) -> dict[str, Tensor]:
-        """The finished SAE's tensors by name, copies, for normalised activations."""
+        """The finished SAE's tensors by name, copies, for normalised activations.
+
+        They are of all features, on every rank.
+        """
+        parts = self._saved_parts()
+        return {name: whole_of(name, part, self.feature_ranks) for name, part in parts.items()}
+
+    def _saved_parts(self) -> dict[str, Tensor]:
+        """`saved_state` of the features that are here."""
         return {
             name: tensor.detach().clone(memory_format=torch.contiguous_format)
             for name, tensor in self.named_parameters()

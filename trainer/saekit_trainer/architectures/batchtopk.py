@@ -10,6 +10,8 @@ from saekit_trainer.architectures.base import TrainingOutput
 from saekit_trainer.architectures.config import TrainingSAEConfig
 from saekit_trainer.architectures.sparse_code import Entries, decode_entries
 from saekit_trainer.architectures.topk import TopKSAE
+from saekit_trainer.distributed.feature_shards import largest_of_all
+from saekit_trainer.distributed.ranks import ALONE, Ranks
 
 
 class BatchTopKSAE(TopKSAE):
@@ -37,26 +39,39 @@ class BatchTopKSAE(TopKSAE):
         # would bias it low for hundreds of steps.
         self.register_buffer("threshold", torch.tensor(torch.inf, dtype=config.dtype))
 
-    def saved_state(self) -> dict[str, Tensor]:
-        state = super().saved_state()
+    def _saved_parts(self) -> dict[str, Tensor]:
+        state = super()._saved_parts()
         threshold = (
             self.threshold if self.threshold.isfinite() else torch.zeros_like(self.threshold)
         )
-        return {**state, "threshold": threshold.expand(self.config.d_sae).clone()}
+        return {**state, "threshold": threshold.expand(self.n_features).clone()}
 
     def _choose(self, p: Tensor) -> Entries:
-        places = _largest_places(p, int(self.config.k * len(p)), float(self.threshold))
+        n = int(self.config.k * self.row_ranks.total(len(p)))
+        places = _largest_places(p, n, float(self.threshold), self._others)
         rows = places // p.shape[1]
         return Entries(rows, places - rows * p.shape[1], len(p), p.shape[1])
+
+    @property
+    def _others(self) -> Ranks:
+        """Those that have the rest of the batch's activations, be it other rows or features."""
+        return self.row_ranks if self.feature_ranks.count == 1 else self.feature_ranks
 
     def _output(
         self, acts: Tensor, entries: Entries, terms: dict[str, Tensor], y_hat: Tensor
     ) -> TrainingOutput:
-        if self.training and len(acts):
-            least = acts.detach().min().to(self.threshold.dtype)
-            moved = torch.lerp(self.threshold, least, self.config.topk_threshold_lr)
-            self.threshold.copy_(torch.where(self.threshold.isfinite(), moved, least))
+        if self.training:
+            self._move_threshold(acts.detach())
         return super()._output(acts, entries, terms, y_hat)
+
+    def _move_threshold(self, acts: Tensor) -> None:
+        least = acts.min() if len(acts) else acts.new_full((), torch.inf)
+        self._others.all_min(least)
+        least = least.to(self.threshold.dtype)
+        moved = torch.lerp(self.threshold, least, self.config.topk_threshold_lr)
+        moved = torch.where(self.threshold.isfinite(), moved, least)
+        # A batch without any activation leaves it where it is.
+        self.threshold.copy_(torch.where(least.isfinite(), moved, self.threshold))
 
 
 class MatryoshkaBatchTopKSAE(BatchTopKSAE):
@@ -70,23 +85,26 @@ class MatryoshkaBatchTopKSAE(BatchTopKSAE):
         widths = torch.tensor(self.config.matryoshka_widths, device=x.device)
         # A level is what a prefix adds to the one before it. Entries of a row ascend by feature,
         # so those of a level are neighbours, and one sum over entries gives every level.
-        level = torch.searchsorted(widths, entries.features, right=True)
+        first = self.feature_ranks.share(self.config.d_sae).start
+        level = torch.searchsorted(widths, entries.features + first, right=True)
         levels = Entries(
             entries.rows * len(widths) + level,
             entries.features,
             len(x) * len(widths),
             entries.d_sae,
         )
-        parts = decode_entries(acts, levels, self._rows()).view(len(x), len(widths), -1)
-        prefixes = parts.cumsum(dim=1) + self.b_dec
+        parts = self.over_features(decode_entries(acts, levels, self._rows()))
+        prefixes = parts.view(len(x), len(widths), -1).cumsum(dim=1) + self.held_by_all(self.b_dec)
         terms = {"mse_loss": self.mse(y, prefixes[:, -1])}
         for i, width in enumerate(self.config.matryoshka_widths[:-1]):
             terms[f"inner_mse_loss_{width}"] = self.mse(y, prefixes[:, i])
         return self._output(acts, entries, terms, prefixes[:, -1])
 
 
-def _largest_places(p: Tensor, n: int, guess: float) -> Tensor:
+def _largest_places(p: Tensor, n: int, guess: float, ranks: Ranks = ALONE) -> Tensor:
     """Flat places of the `n` largest values of `p` that are positive, ascending.
+
+    Where each of several ranks has a `p`, those here that are among the `n` largest of all.
 
     Args:
         guess: about the smallest of them. Only values above nine tenths of it are sorted, unless
@@ -94,11 +112,13 @@ def _largest_places(p: Tensor, n: int, guess: float) -> Tensor:
     """
     flat = p.reshape(-1)
     places = _places_above(flat, 0.9 * guess) if 0 < guess < float("inf") else flat[:0].long()
-    if len(places) < n:
+    found = ranks.total(len(places))
+    if found < n:
         places = _places_above(flat, 0.0)
-    if len(places) <= n:
+        found = ranks.total(len(places))
+    if found <= n:
         return places
-    kept = flat[places].topk(n, sorted=False).indices
+    kept = largest_of_all(flat[places], n, ranks)
     return places[kept.sort().values]
 
 

@@ -41,16 +41,17 @@ class GatedSAE(TrainingSAE):
         acts = open_ * magnitude.relu()
         gate_acts = gate.relu()
         y_hat = self.decode(acts, x)
-        y_gate = torch.addmm(self.b_dec.detach(), gate_acts, self.W_dec.detach())
+        y_gate = self.add_bias(gate_acts, self.W_dec.detach(), self.b_dec.detach())
         weight = self.config.sparsity_coefficient * sparsity
+        l1 = self.over_features(gate_acts.sum(dim=0) @ self.decoder_norms()) / len(x)
         terms = {
             "mse_loss": self.mse(y, y_hat),
-            "l1_loss": weight * (gate_acts.sum(dim=0) @ self.decoder_norms()) / len(x),
+            "l1_loss": weight * l1,
             "aux_loss": self.mse(y, y_gate),
         }
         return TrainingOutput(terms, DenseActs(acts.detach()), y_hat)
 
-    def saved_state(self) -> dict[str, Tensor]:
-        state = super().saved_state()
+    def _saved_parts(self) -> dict[str, Tensor]:
+        state = super()._saved_parts()
         state["b_gate"] = state.pop("b_enc")
         return state

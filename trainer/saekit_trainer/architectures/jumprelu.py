@@ -55,19 +55,20 @@ class JumpReLUSAE(TrainingSAE):
         if self.config.pre_act_loss_coefficient:
             p = self.pre_activations(x, dead)
             pull = pre_act_loss(p, self.threshold[dead], self.decoder_norms()[dead])
-            terms["pre_act_loss"] = self.config.pre_act_loss_coefficient * pull
+            terms["pre_act_loss"] = self.config.pre_act_loss_coefficient * self.over_features(pull)
         return terms
 
-    def saved_state(self) -> dict[str, Tensor]:
-        state = super().saved_state()
+    def _saved_parts(self) -> dict[str, Tensor]:
+        state = super()._saved_parts()
         state["threshold"] = state.pop("log_threshold").exp()
         return state
 
     def _penalty(self, acts: Tensor, l0: Tensor) -> Tensor:
         config = self.config
         if config.jumprelu_sparsity_loss_mode == "step":
-            return l0.mean()
+            return self.over_features(l0).mean()
         if config.jumprelu_sparsity_loss_mode == "quadratic":
-            return (l0 - config.target_l0).square().mean() * (2 / config.target_l0)
+            excess = self.over_features(l0) - config.target_l0
+            return excess.square().mean() * (2 / config.target_l0)
         scale = config.jumprelu_tanh_scale * self.decoder_norms()
-        return (acts * scale).tanh().sum() / len(acts)
+        return self.over_features((acts * scale).tanh().sum()) / len(acts)

@@ -22,8 +22,11 @@ class StandardSAE(TrainingSAE):
         norms = self.decoder_norms()
         if self.config.lp_norm == 1.0:
             # Sum over rows first: no second [rows, d_sae] array.
-            return acts.sum(dim=0) @ norms / len(acts)
+            return self.over_features(acts.sum(dim=0) @ norms) / len(acts)
         # The gradient of a root is infinite at a row without features.
         weighted = (acts * norms).clamp_min(1e-12)
-        penalty: Tensor = weighted.norm(p=self.config.lp_norm, dim=1).mean()
-        return penalty
+        p = self.config.lp_norm
+        penalty: Tensor = weighted.norm(p=p, dim=1)
+        if self.feature_ranks.count > 1:
+            penalty = self.over_features(penalty.pow(p)).pow(1 / p)
+        return penalty.mean()

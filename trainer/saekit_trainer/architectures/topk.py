@@ -10,6 +10,7 @@ from saekit_trainer.architectures.acts import SparseActs
 from saekit_trainer.architectures.base import TrainingOutput, TrainingSAE
 from saekit_trainer.architectures.revival import Leftover, aux_k_loss, keep_strongest
 from saekit_trainer.architectures.sparse_code import Entries, decode_entries, encode_entries
+from saekit_trainer.distributed.feature_shards import strongest_of_row
 
 
 class TopKSAE(TrainingSAE):
@@ -28,7 +29,8 @@ class TopKSAE(TrainingSAE):
 
     def forward(self, x: Tensor, y: Tensor, *, sparsity: float) -> TrainingOutput:  # noqa: ARG002
         acts, entries = self._encode(x)
-        y_hat = self.add_skip(decode_entries(acts, entries, self._rows()) + self.b_dec, x)
+        parts = decode_entries(acts, entries, self._rows())
+        y_hat = self.add_skip(self.over_features(parts) + self.held_by_all(self.b_dec), x)
         return self._output(acts, entries, {"mse_loss": self.mse(y, y_hat)}, y_hat)
 
     def revive(self, x: Tensor, leftover: Leftover, dead: Tensor) -> dict[str, Tensor]:
@@ -40,13 +42,16 @@ class TopKSAE(TrainingSAE):
             if self.config.rescale_acts_by_decoder_norm:
                 norms = torch.linalg.vector_norm(rows, dim=1)
                 p, rows = p * norms, rows / norms[:, None]
-            acts = keep_strongest(p, min(k_aux, len(dead)), signed=self.signed)
-            weight = self.config.aux_k_coefficient * min(len(dead) / k_aux, 1.0)
-            terms["aux_k_loss"] = weight * aux_k_loss(acts, rows, leftover)
+            n_dead = self.feature_ranks.total(len(dead))
+            acts = keep_strongest(
+                p, min(k_aux, n_dead), signed=self.signed, ranks=self.feature_ranks
+            )
+            weight = self.config.aux_k_coefficient * min(n_dead / k_aux, 1.0)
+            terms["aux_k_loss"] = weight * aux_k_loss(self.over_features(acts @ rows), leftover)
         return terms
 
-    def saved_state(self) -> dict[str, Tensor]:
-        state = super().saved_state()
+    def _saved_parts(self) -> dict[str, Tensor]:
+        state = super()._saved_parts()
         if self.config.rescale_acts_by_decoder_norm:
             # What trained as p·‖W_dec‖ on unit rows becomes p on unit rows.
             norms = torch.linalg.vector_norm(state["W_dec"], dim=1)
@@ -74,6 +79,9 @@ class TopKSAE(TrainingSAE):
         """Which features are kept, of p ``[rows, d_sae]``."""
         k = int(self.config.k)
         ranked = p.abs() if self.signed else p
+        if self.feature_ranks.count > 1:
+            rows, features = strongest_of_row(ranked, k, self.feature_ranks)
+            return Entries(rows, features, len(p), p.shape[1])
         indices = ranked.topk(k, dim=1, sorted=False).indices
         rows = torch.arange(len(p), device=p.device).repeat_interleave(k)
         return Entries(rows, indices.flatten(), len(p), p.shape[1])
