@@ -128,6 +128,7 @@ class KVSlots(Cache):
 
     Attributes:
         lengths: positions filled, per slot.
+        slot_layers: keys and values of each layer.
         current: the plan of the forward pass that is running.
     """
 
@@ -140,8 +141,8 @@ class KVSlots(Cache):
         device: torch.device,
     ) -> None:
         like = torch.empty(0, dtype=dtype, device=device)
-        self._layers = [SlotLayer(s, n_slots, max_length, like) for s in shapes]
-        super().__init__(layers=list(self._layers))
+        self.slot_layers = [SlotLayer(s, n_slots, max_length, like) for s in shapes]
+        super().__init__(layers=list(self.slot_layers))
         self.n_slots = n_slots
         self.max_length = max_length
         self.shapes = tuple(shapes)
@@ -152,7 +153,7 @@ class KVSlots(Cache):
     @property
     def bytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(s.numel() * s.element_size() for layer in self._layers for s in layer.stores)
+        return sum(s.numel() * s.element_size() for layer in self.slot_layers for s in layer.stores)
 
     def plan(
         self, slot_ids: Sequence[int], start: Sequence[int], n_new: Sequence[int], width: int
@@ -204,13 +205,13 @@ class KVSlots(Cache):
             self._forget(slot, first + n)
             self.lengths[slot] = first + n
         self.current = plan
-        for layer in self._layers:
+        for layer in self.slot_layers:
             layer.plan = plan
 
     def end(self) -> None:
         """The forward pass is over."""
         self.current = None
-        for layer in self._layers:
+        for layer in self.slot_layers:
             layer.plan = None
 
     def copy_slot(self, src: int, dst: int, length: int) -> None:
@@ -230,7 +231,7 @@ class KVSlots(Cache):
         if src == dst:
             return
         self._forget(dst, length)
-        for layer in self._layers:
+        for layer in self.slot_layers:
             for store in layer.stores:
                 store[dst, :, :length] = store[src, :, :length]
         self.lengths[dst] = length
@@ -258,6 +259,6 @@ class KVSlots(Cache):
         """
         stale = slice(keep, self.lengths[slot])
         if stale.start < stale.stop:
-            for layer in self._layers:
+            for layer in self.slot_layers:
                 for store in layer.stores:
                     store[slot, :, stale].zero_()

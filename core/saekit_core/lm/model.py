@@ -15,7 +15,9 @@ from .errors import LMError
 from .forward_pass import run_pass
 from .hook_points import HookPoint, HookTable, Tap
 from .hook_probe import probe_hook_points
-from .kv_slots import KVSlots, LayerShape
+from .kv_slots import KVSlots, LayerShape, SlotPlan
+from .lean_step import LeanStep
+from .lean_trial import find_lean_step
 from .slot_support import check_slots, find_slot_layers, refuse_unknown_windows, slot_masks
 from .taps import tapped_bridge, tapped_modules
 from .tokenizer import LMTokenizer
@@ -64,6 +66,7 @@ class LanguageModel:
         # need not stay in memory for those who never go through it.
         self._shared = None
         self._slot_layers: tuple[LayerShape, ...] | None = None
+        self._lean: LeanStep | None = None
         # Taps are attached to the modules themselves, which everybody runs.
         self._turn = threading.RLock()
 
@@ -206,6 +209,8 @@ class LanguageModel:
             LMError: naming the argument that does not fit the slots.
         """
         plan = slots.plan(slot_ids.tolist(), start.tolist(), n_new.tolist(), tokens.shape[1])
+        if plan.width == 1 and self._lean is not None and self._lean.serves(slots, taps):
+            return self._step(self._lean, slots, plan, tokens, taps, logits_at)
         positions = start[:, None] + torch.arange(plan.width, device=start.device)
         inputs: dict[str, Any] = {
             "use_cache": True,
@@ -218,6 +223,23 @@ class LanguageModel:
             return self._run(tokens, taps, logits_at, inputs, all_blocks=True)
         finally:
             slots.end()
+
+    def _step(
+        self,
+        lean: LeanStep,
+        slots: KVSlots,
+        plan: SlotPlan,
+        tokens: Tensor,
+        taps: Mapping[HookPoint, Tap],
+        logits_at: Tensor | None,
+    ) -> Tensor | None:
+        wanted = None if logits_at is None else logits_at.to(self.device)
+        with self._turn:
+            slots.begin(plan)
+            try:
+                return lean.run(slots, tokens[:, 0].to(self.device), taps, wanted)
+            finally:
+                slots.end()
 
     def new_slots(self, n_slots: int, max_length: int) -> KVSlots:
         """Room for `n_slots` sequences of up to `max_length` positions, allocated at once.
@@ -237,6 +259,7 @@ class LanguageModel:
         if self._slot_layers is None:
             layers = find_slot_layers(self.hf)
             check_slots(self, layers)
+            self._lean = find_lean_step(self, layers, self._hooks.sites)
             self._slot_layers = layers
         refuse_unknown_windows(self._slot_layers, max_length)
         return KVSlots(self._slot_layers, n_slots, max_length, self.dtype, self.device)
