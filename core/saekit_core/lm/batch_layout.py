@@ -80,6 +80,12 @@ class BatchLayout:
         for index, (row, start, count) in enumerate(zip(self.rows, starts, counts, strict=True)):
             own = None if special is None else special[index, :count]
             for number, positions in enumerate(row.selections):
+                if count == 1:
+                    is_special = own is not None and bool(own[0])
+                    gates[self.selection(index, number), 0] = positions.covers(
+                        start, special=is_special
+                    )
+                    continue
                 covered = positions.mask(start, start + count, own)
                 gates[self.selection(index, number), :count] = covered
         return gates

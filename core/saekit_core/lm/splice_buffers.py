@@ -9,6 +9,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from saekit_core.lm.additions import only_adds
 from saekit_core.lm.batch_layout import SHUT, BatchLayout, OpBuffers
 from saekit_core.lm.hook_points import HookPoint
 from saekit_core.lm.intervention_rows import PlacedEdit
@@ -101,7 +102,10 @@ class _Member:
 
 
 def sae_groups(layout: BatchLayout) -> list[SAEGroup]:
-    """The SAEs that a batch reads, those without their error term apart."""
+    """The SAEs that a batch reads, those without their error term apart.
+
+    Edits of rows that only add read nothing, and are not here.
+    """
     saes: dict[Hashable, BoundSAE] = {}
     members: dict[tuple[Hashable, bool], dict[int, _Member]] = {}
     for index, row in enumerate(layout.rows):
@@ -120,7 +124,7 @@ def sae_groups(layout: BatchLayout) -> list[SAEGroup]:
         for splice in row.replaced:
             member(splice.splice.sae)
         for placed in row.edits:
-            if isinstance(placed.edit, FeatureEdit):
+            if isinstance(placed.edit, FeatureEdit) and not only_adds(row):
                 target = member(placed.edit.sae)
                 target.edits.setdefault(target.column(placed.edit.feature), []).append(
                     (
@@ -217,12 +221,15 @@ def _triggers(layout: BatchLayout, members: Iterable[_Member]) -> Triggers | Non
 
 
 def direction_rounds(layout: BatchLayout) -> dict[HookPoint, list[DirectionRound]]:
-    """The direction edits of a batch, per hook point, round by round in list order."""
+    """The direction edits of a batch, per hook point, round by round in list order.
+
+    But for those of rows that only add.
+    """
     listed: dict[HookPoint, list[list[tuple[int, PlacedEdit]]]] = {}
     for index, row in enumerate(layout.rows):
         own: dict[HookPoint, list[tuple[int, PlacedEdit]]] = {}
         for placed in row.edits:
-            if isinstance(placed.edit, DirectionEdit):
+            if isinstance(placed.edit, DirectionEdit) and not only_adds(row):
                 own.setdefault(placed.edit.hook, []).append((index, placed))
         for hook, edits in own.items():
             listed.setdefault(hook, []).append(edits)

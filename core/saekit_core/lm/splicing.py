@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saekit_core.lm.additions import additions
 from saekit_core.lm.batch_layout import BatchLayout, OpBuffers
 from saekit_core.lm.hook_points import HookPoint, Tap
 from saekit_core.lm.intervention_rows import InterventionRow
@@ -83,6 +84,9 @@ class BatchedInterventions:
         self._layout = BatchLayout(self._rows, device)
         self._groups = sae_groups(self._layout)
         self._directions = direction_rounds(self._layout)
+        self._additions = additions(self._layout)
+        self._added_everywhere: frozenset[HookPoint] = frozenset()
+        self._idle = all(row.idle for row in rows)
         self._preserve = torch.tensor([row.preserve_norm for row in rows], device=device)
         self._preserves = any(row.preserve_norm for row in rows)
         self._readers: dict[HookPoint, list[SAEGroup]] = {}
@@ -127,15 +131,23 @@ class BatchedInterventions:
         """
         self._starts, self._counts = tuple(starts), tuple(counts)
         self._pending, self._watch_values, self._hits = {}, {}, {}
-        if all(row.idle for row in self._rows):
+        if self._idle:
             return {}
-        gates = torch.from_numpy(self._layout.gates(starts, counts, width, special))
+        known = self._layout.gates(starts, counts, width, special)
+        self._added_everywhere = frozenset(
+            hook for hook, added in self._additions.items() if added.everywhere(known)
+        )
+        if self._readers or self._written or len(self._added_everywhere) < len(self._additions):
+            self._open_gates(torch.from_numpy(known))
+        tapped = self._readers.keys() | self._written | self._additions.keys()
+        hooks = sorted(tapped, key=lambda hook: hook.depth)
+        return {hook: partial(self._tap, hook) for hook in hooks}
+
+    def _open_gates(self, gates: Tensor) -> None:
         if self._gates.shape == gates.shape:
             self._gates.copy_(gates)
         else:
             self._gates = gates.to(self._device)
-        hooks = sorted(self._readers.keys() | self._written, key=lambda hook: hook.depth)
-        return {hook: partial(self._tap, hook) for hook in hooks}
 
     def finish(self) -> None:
         """Bring the results of the run to the host and remember what lasts in the rows."""
@@ -181,10 +193,13 @@ class BatchedInterventions:
             if group.writes:
                 bracket = self._bracket(group, reading)
                 self._pending.setdefault(group.sae.hook_out, []).append(bracket)
-        if hook not in self._written:
-            return None
-        brackets = self._pending.pop(hook, [])
-        return self._write(hook, flat, brackets).view(h.shape)
+        new = flat
+        if hook in self._written:
+            new = self._write(hook, flat, self._pending.pop(hook, []))
+        if (added := self._additions.get(hook)) is not None:
+            # Rows of their own: no other edit is behind or before what they add.
+            new = added.add(new, None if hook in self._added_everywhere else self._gates)
+        return None if new is flat else new.view(h.shape)
 
     def _read(self, group: SAEGroup, flat: Tensor) -> SAEReading:
         """Read the group's SAE, note what is watched, and open the gates of conditions."""

@@ -65,6 +65,7 @@ class Stepper:
                 )
         return self._step([(generation, 1) for generation in generations])
 
+    @torch.inference_mode()
     def _step(self, parts: Sequence[tuple[Generation, int]]) -> list[StepOutput]:
         if not parts:
             return []

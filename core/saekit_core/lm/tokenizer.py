@@ -74,7 +74,8 @@ class LMTokenizer:
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys([*own_eos, *eos_ids]))
         added = hf.added_tokens_decoder
         special = {i for i, token in added.items() if token.special} | set(hf.all_special_ids)
-        self._special_ids = np.array(sorted(special), dtype=np.int64)
+        self._special = np.zeros(max(special | {d_vocab}) + 1, np.bool_)
+        self._special[sorted(special)] = True
 
     def encode_text(self, text: str, prepend_bos: bool | None = None) -> Tokenized:
         """Tokens of `text`.
@@ -179,7 +180,7 @@ class LMTokenizer:
 
     def is_special(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """[n]: whether each id is a special token."""
-        return np.isin(ids, self._special_ids)
+        return self._special[ids]
 
     def _is_byte_token(self, token_id: int) -> bool:
         """Whether the id is one byte by itself (``<0xE4>``), as SentencePiece falls back to."""
