@@ -155,23 +155,22 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
     if logits.device.type == "mps":
         logits = logits.cpu()  # no float64 there
     logits = logits.float()
-    peak = logits.max(dim=1).values
-    sound = torch.isfinite(peak)
-    logsumexp = logits.logsumexp(dim=1)
-    chosen = _choose(_penalised(logits, rows), rows)
-    logprobs = logits.gather(1, chosen[:, None])[:, 0] - logsumexp
+    own = logits.log_softmax(dim=1)
+    peak, likeliest = logits.max(dim=1)
+    chosen = _choose(likeliest, logits, rows)
+    logprobs = own.gather(1, chosen[:, None])[:, 0]
     n_top = min(max((row.params.top_logprobs for row in rows), default=0), logits.shape[1])
     tops: list[list[tuple[int, float]]] = [[] for _ in rows]
     if n_top:
-        values, ids = logits.topk(n_top, dim=1)
-        pairs = zip(ids.tolist(), (values - logsumexp[:, None]).tolist(), strict=True)
+        ids = logits.topk(n_top, dim=1).indices
+        pairs = zip(ids.tolist(), own.gather(1, ids).tolist(), strict=True)
         tops = [list(zip(ids, values, strict=True)) for ids, values in pairs]
     results: list[Sampled | None] = []
-    for index, (row, token, logprob, fine) in enumerate(
-        zip(rows, chosen.tolist(), logprobs.tolist(), sound.tolist(), strict=True)
+    for index, (row, token, logprob, highest) in enumerate(
+        zip(rows, chosen.tolist(), logprobs.tolist(), peak.tolist(), strict=True)
     ):
         top = tuple(tops[index][: row.params.top_logprobs])
-        results.append(Sampled(token, logprob, top) if fine else None)
+        results.append(Sampled(token, logprob, top) if math.isfinite(highest) else None)
     return results
 
 
@@ -201,14 +200,20 @@ def _penalised(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     return logits
 
 
-def _choose(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """`[n]` ids: the likeliest for greedy rows, a draw for the others."""
-    chosen = logits.argmax(dim=1)
+def _choose(likeliest: Tensor, logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """`[n]` ids: the likeliest for greedy rows, a draw for the others.
+
+    Args:
+        likeliest: `[n]` ids, of `logits` as the model gave them.
+    """
     drawn = [index for index, row in enumerate(rows) if not row.params.greedy]
-    if not drawn:
-        return chosen
-    index = torch.tensor(drawn, device=logits.device)
-    chosen[index] = _draw(logits[index], [rows[i] for i in drawn])
+    penalised = _penalised(logits, rows)
+    chosen = likeliest if penalised is logits else penalised.argmax(dim=1)
+    if len(drawn) == len(rows):
+        return _draw(penalised, rows)
+    if drawn:
+        index = torch.tensor(drawn, device=logits.device)
+        chosen[index] = _draw(penalised[index], [rows[i] for i in drawn])
     return chosen
 
 
