@@ -142,9 +142,14 @@ def _attention(
 
 def _rms_norm(module: Any) -> Callable[[Tensor], Tensor]:
     own, eps = module._parameters, float(module.variance_epsilon)
+    offset = torch.full((1, 1, 1), eps)
 
     def norm(h: Tensor) -> Tensor:
         weight = own["weight"]
-        return functional.rms_norm(h, weight.shape, weight, eps)
+        if h.dtype is not torch.float32 or h.device.type != "cpu" or h.dim() != 2:
+            return functional.rms_norm(h, weight.shape, weight, eps)
+        # On a CPU that function is seven operations; the mean square as a product makes it four.
+        mean_square = torch.baddbmm(offset, h[:, None], h[..., None], alpha=1 / h.shape[1])
+        return h * mean_square.rsqrt_().squeeze(2) * weight
 
     return norm
