@@ -118,13 +118,16 @@ class DeviceThread(threading.Thread):
         """Delivers the outputs of a step; generations that ended free their slots."""
         now = self._clock()
         ended, going = [], []
+        tokens = 0
         for job, output in zip(jobs, outputs, strict=True):
             if isinstance(output, DomainError) or output.finish is not None:
                 ended.append((job, output))
             elif output.token is not None:
                 going.append((self._desk.ticket(job), output))
             if isinstance(output, StepOutput) and output.token is not None:
+                tokens += 1
                 self._observe_token(self._desk.ticket(job), now)
+        self._metrics.tokens_out.inc(tokens)
         self._deliver(going)
         self._end(ended)
 
@@ -148,7 +151,6 @@ class DeviceThread(threading.Thread):
     def _observe_token(self, ticket: AnyTicket, now: float) -> None:
         if not isinstance(ticket, StreamTicket):
             return
-        self._metrics.tokens_out.inc()
         if ticket.last_token is None:
             self._metrics.first_token_seconds.observe(now - ticket.admitted)
         else:

@@ -17,6 +17,7 @@ from saekit_server.engine.memory import (
     release_cache,
 )
 from saekit_server.engine.sae_batch import Floats, decode_batch, encode_batch
+from saekit_server.engine.threads import StepThreads
 from saekit_server.engine.work import (
     DecodeWork,
     EncodeActivationsWork,
@@ -45,9 +46,12 @@ class Runner:
         self._model = model
         self._stepper = stepper
         self._metrics = metrics
+        self._threads = StepThreads(model)
 
     def forward(self, works: Sequence[ForwardWork]) -> list[ForwardResult | DomainError]:
         """Inputs through the model."""
+
+        self._threads.for_batch()
 
         def run(part: Sequence[ForwardWork]) -> list[ForwardResult]:
             batch = ForwardBatch(self._model, part)
@@ -60,6 +64,7 @@ class Runner:
         self, works: Sequence[EncodeActivationsWork] | Sequence[DecodeWork]
     ) -> list[Encoding | DomainError] | list[Floats | DomainError]:
         """Rows through one SAE; all works do the same with the same SAE."""
+        self._threads.for_batch()
         if isinstance(works[0], DecodeWork):
             return self._guarded(decode_batch, [w for w in works if isinstance(w, DecodeWork)])
         return self._guarded(
@@ -69,12 +74,14 @@ class Runner:
     def prefill(self, parts: Sequence[Part]) -> list[StepOutput | DomainError]:
         """The next tokens of some prompts."""
         assert self._stepper is not None
+        self._threads.for_tokens(sum(count for _, count in parts))
         return self._guarded(self._stepper.prefill, parts)
 
     def decode(self, generations: Sequence[Generation]) -> list[StepOutput | DomainError]:
         """One token of every generation."""
         assert self._stepper is not None
         stepper = self._stepper
+        self._threads.for_tokens(len(generations))
         try:
             return in_halves(lambda part: self._guarded(stepper.decode, part), generations)
         except DeviceMemoryError:
