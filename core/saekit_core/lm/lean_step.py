@@ -113,14 +113,13 @@ class LeanFamily(Protocol):
 class LeanStep:
     """Steps of one model.
 
-    Attributes:
-        steps: how many were run.
+    Raises:
+        TypeError: a module whose `forward` was replaced, as offloading does.
     """
 
     def __init__(
         self, hf: PreTrainedModel, family: LeanFamily, sites: Mapping[str, ModuleSite]
     ) -> None:
-        self.steps = 0
         self._family = family
         self._places = _places(family, sites)
         modules = list(hf.modules())
@@ -177,7 +176,6 @@ class LeanStep:
             h = _tapped(at.get((index, RESID_MID)), h)
             h = _added(at.get((index, MLP_OUT)), h, block.down, block.inner(h))
             h = _tapped(at.get((index, RESID_POST)), h)
-        self.steps += 1
         if logits_at is None:
             return None
         return family.unembed(h.index_select(0, logits_at)).float()
