@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,7 @@ class LeanGPT2:
         self._tokens, self._positions = base.wte, base.wpe
         self._norm = _layer_norm(base.ln_f)
         self._unembed = Projection(root.lm_head)
-        self.blocks = [
+        self.blocks: Sequence[LeanBlock] = [
             _block(f"transformer.h.{index}", layer) for index, layer in enumerate(base.h)
         ]
 
@@ -52,7 +52,7 @@ class LeanGPT2:
             positions, self._positions.weight
         )
 
-    def rotary(self, positions: Tensor) -> None:  # noqa: ARG002 -- none here
+    def rotary(self, positions: Tensor) -> None:
         """None."""
 
     def unembed(self, h: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class LeanLlama:
         self._unembed = Projection(root.lm_head)
         self._cos = self._sin = torch.empty(0)
         self._length = 0
-        self.blocks = [
+        self.blocks: Sequence[LeanBlock] = [
             _block(f"model.layers.{index}", layer) for index, layer in enumerate(self._base.layers)
         ]
 
@@ -133,7 +133,11 @@ def _attention(
         keys, values = layer.update(k, value(x).view(-1, n_groups, 1, d_head))
         # Heads that share a key are its queries.
         mixed = functional.scaled_dot_product_attention(
-            q.unflatten(1, (n_groups, -1)), keys, values, attn_mask=inputs.mask, scale=scaling
+            q.reshape(-1, n_groups, n_heads // n_groups, d_head),
+            keys,
+            values,
+            attn_mask=inputs.mask,
+            scale=scaling,
         )
         return mixed.flatten(1)
 
@@ -145,11 +149,12 @@ def _rms_norm(module: Any) -> Callable[[Tensor], Tensor]:
     offset = torch.full((1, 1, 1), eps)
 
     def norm(h: Tensor) -> Tensor:
-        weight = own["weight"]
+        weight: Any = own["weight"]
         if h.dtype is not torch.float32 or h.device.type != "cpu" or h.dim() != 2:
             return functional.rms_norm(h, weight.shape, weight, eps)
         # On a CPU that function is seven operations; the mean square as a product makes it four.
         mean_square = torch.baddbmm(offset, h[:, None], h[..., None], alpha=1 / h.shape[1])
-        return h * mean_square.rsqrt_().squeeze(2) * weight
+        normed: Tensor = h * mean_square.rsqrt_().squeeze(2) * weight
+        return normed
 
     return norm

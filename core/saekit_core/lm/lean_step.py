@@ -54,10 +54,10 @@ class Projection:
 
     def __call__(self, x: Tensor) -> Tensor:
         weight: Any = self._own["weight"]
-        bias = self._own["bias"]
+        bias: Any = self._own["bias"]
         if self._turned:
             return functional.linear(x, weight, bias)
-        return torch.addmm(bias, x, weight)  # type: ignore[arg-type] -- Conv1D always has one
+        return torch.addmm(bias, x, weight)  # a Conv1D always has one
 
     def onto(self, h: Tensor, x: Tensor) -> Tensor:
         """h + the map of x, in one operation where there is no bias."""

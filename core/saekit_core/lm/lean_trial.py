@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from .hook_points import HookPoint, ModuleSite, Tap
 from .kv_slots import KVSlots, LayerShape
@@ -37,7 +38,7 @@ def find_lean_step(
     if family is None or len(devices) > 1 or not all(within_windows(layers, length)):
         return None
     try:
-        lean = LeanStep(model.hf, family(model.hf), sites)  # type: ignore[call-arg]
+        lean = LeanStep(model.hf, family(model.hf), sites)
         agrees = _agrees(model, layers, lean)
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         _log.info("steps of %s go through its modules: %s", model.name, error)
@@ -47,7 +48,7 @@ def find_lean_step(
     return lean if agrees else None
 
 
-def _family_of(model: LanguageModel) -> type[LeanFamily] | None:
+def _family_of(model: LanguageModel) -> Callable[[PreTrainedModel], LeanFamily] | None:
     if model.architecture in LLAMA_LIKE:
         return LeanLlama
     return LeanGPT2 if model.architecture in GPT2_LIKE else None
@@ -63,7 +64,7 @@ def _agrees(model: LanguageModel, layers: tuple[LayerShape, ...], lean: LeanStep
     seen: list[dict[HookPoint, Tensor]] = []
     slots = KVSlots(layers, n_rows, width + 1, model.dtype, model.device)
     prompt = {"slot_ids": rows, "start": torch.zeros_like(rows), "n_new": counts}
-    model.forward_slots(slots, tokens[:, :width], **prompt, taps={})  # type: ignore[arg-type]
+    model.forward_slots(slots, tokens[:, :width], **prompt, taps={})
     new = tokens[:, width:]
     taps, shown = _recorders(points)
     seen.append(shown)

@@ -15,7 +15,7 @@ from .errors import LMError
 from .forward_pass import run_pass
 from .hook_points import HookPoint, HookTable, Tap
 from .hook_probe import probe_hook_points
-from .kv_slots import KVSlots, LayerShape, SlotPlan
+from .kv_slots import KVSlots, LayerShape
 from .lean_step import LeanStep
 from .lean_trial import find_lean_step
 from .slot_support import check_slots, find_slot_layers, refuse_unknown_windows, slot_masks
@@ -209,37 +209,23 @@ class LanguageModel:
             LMError: naming the argument that does not fit the slots.
         """
         plan = slots.plan(slot_ids.tolist(), start.tolist(), n_new.tolist(), tokens.shape[1])
-        if plan.width == 1 and self._lean is not None and self._lean.serves(slots, taps):
-            return self._step(self._lean, slots, plan, tokens, taps, logits_at)
-        positions = start[:, None] + torch.arange(plan.width, device=start.device)
-        inputs: dict[str, Any] = {
-            "use_cache": True,
-            "past_key_values": slots,
-            # Padding may run past the last position that has an embedding.
-            "position_ids": positions.clamp(max=self.max_context - 1).to(self.device),
-        }
+        lean = self._lean if plan.width == 1 else None
         slots.begin(plan)
         try:
+            if lean is not None and lean.serves(slots, taps):
+                wanted = None if logits_at is None else logits_at.to(self.device)
+                with self._turn:
+                    return lean.run(slots, tokens[:, 0].to(self.device), taps, wanted)
+            positions = start[:, None] + torch.arange(plan.width, device=start.device)
+            inputs: dict[str, Any] = {
+                "use_cache": True,
+                "past_key_values": slots,
+                # Padding may run past the last position that has an embedding.
+                "position_ids": positions.clamp(max=self.max_context - 1).to(self.device),
+            }
             return self._run(tokens, taps, logits_at, inputs, all_blocks=True)
         finally:
             slots.end()
-
-    def _step(
-        self,
-        lean: LeanStep,
-        slots: KVSlots,
-        plan: SlotPlan,
-        tokens: Tensor,
-        taps: Mapping[HookPoint, Tap],
-        logits_at: Tensor | None,
-    ) -> Tensor | None:
-        wanted = None if logits_at is None else logits_at.to(self.device)
-        with self._turn:
-            slots.begin(plan)
-            try:
-                return lean.run(slots, tokens[:, 0].to(self.device), taps, wanted)
-            finally:
-                slots.end()
 
     def new_slots(self, n_slots: int, max_length: int) -> KVSlots:
         """Room for `n_slots` sequences of up to `max_length` positions, allocated at once.

@@ -215,7 +215,7 @@ def streamed(
 
 def test_every_kind_of_edit_watch_and_condition_does_the_same(
     model: LanguageModel,
-    saes: list[BoundSAE],  # noqa: F811 -- the fixture
+    saes: list[BoundSAE],
 ) -> None:
     edits = different_interventions(model, saes)
     watch = (Watch(saes[0], 3), Watch(saes[2], 5))
@@ -255,7 +255,7 @@ def test_new_weights_take_effect(model: LanguageModel) -> None:
 def test_a_hook_that_others_set_is_run(model: LanguageModel) -> None:
     slots = filled(model, range(4))
     before = step(model, slots, range(4))
-    block = [m for name, m in model.hf.named_modules() if name.endswith("mlp")][0]
+    block = next(m for name, m in model.hf.named_modules() if name.endswith("mlp"))
     handle = block.register_forward_hook(lambda _, __, output: output * 3)
     try:
         hooked = step(model, slots, range(4))
