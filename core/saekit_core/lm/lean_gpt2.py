@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.activations import NewGELUActivation
 
 from .kv_slots import SlotLayer
 from .lean_step import (
@@ -64,11 +62,7 @@ def _block(path: str, layer: Any) -> LeanBlock:
     if hasattr(layer, "crossattention"):
         raise TypeError("a block with cross-attention")
     norm, up = _layer_norm(layer.ln_2), Projection(layer.mlp.c_fc)
-    act: Callable[[Tensor], Tensor] = (
-        partial(functional.gelu, approximate="tanh")
-        if isinstance(layer.mlp.act, NewGELUActivation)
-        else layer.mlp.act.forward
-    )
+    act: Callable[[Tensor], Tensor] = layer.mlp.act.forward
 
     def inner(h: Tensor) -> Tensor:
         return act(up(norm(h)))
