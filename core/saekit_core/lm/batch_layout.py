@@ -75,20 +75,29 @@ class BatchLayout:
         special: NDArray[np.bool_] | None,
     ) -> NDArray[np.bool_]:
         """`[rows * n_gates, width]`: what the host knows; conditions are left shut."""
+        if width == 1:
+            return self._gates_of_a_step(starts, special)
         gates = np.zeros((len(self.rows) * self.n_gates, width), np.bool_)
         gates[OPEN] = True
         for index, (row, start, count) in enumerate(zip(self.rows, starts, counts, strict=True)):
             own = None if special is None else special[index, :count]
             for number, positions in enumerate(row.selections):
-                if count == 1:
-                    is_special = own is not None and bool(own[0])
-                    gates[self.selection(index, number), 0] = positions.covers(
-                        start, special=is_special
-                    )
-                    continue
                 covered = positions.mask(start, start + count, own)
                 gates[self.selection(index, number), :count] = covered
         return gates
+
+    def _gates_of_a_step(
+        self, starts: Sequence[int], special: NDArray[np.bool_] | None
+    ) -> NDArray[np.bool_]:
+        """`gates` of one position per row, which come by the thousand: without arrays per row."""
+        gates = [False] * (len(self.rows) * self.n_gates)
+        gates[OPEN] = True
+        marks = [False] * len(self.rows) if special is None else special[:, 0].tolist()
+        for index, (row, start, mark) in enumerate(zip(self.rows, starts, marks, strict=True)):
+            first = self.selection(index, 0)
+            for number, positions in enumerate(row.selections):
+                gates[first + number] = positions.covers(start, special=mark)
+        return np.array(gates, np.bool_)[:, None]
 
     def ints(self, values: object) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -113,10 +113,10 @@ class ResolvedPositions:
             return bool(self.prompt[position])
         if special and not self.generated_special:
             return False
-        return any(
-            start <= position and (stop is None or position < stop)
-            for start, stop in self.generated
-        )
+        for start, stop in self.generated:
+            if start <= position and (stop is None or position < stop):
+                return True
+        return False
 
     def mask(
         self, start: int, stop: int, special: NDArray[np.bool_] | None = None
