@@ -156,7 +156,7 @@ def test_the_command_publishes_checkpoints_and_the_finished_sae(
     first = folder_revision(root / "new")
     wait_until(lambda: revisions(server).get("new") == first)
     data.write_text("\n".join(good))
-    assert train([*words, "--json"]) == 0
+    assert train([*words, "--resume", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     finished = folder_revision(root / "new")
     assert finished == folder_revision(Path(summary["folder"])) != first

@@ -230,7 +230,7 @@ def test_a_resumed_run_shows_its_whole_course(run: Any, tmp_path: Path) -> None:
     runner, _ = run(output_path=str(tmp_path / "out"), wandb_log_frequency=1, eval_every_n_steps=2)
     path = tmp_path / "out/report.html"
     again = ReportWriter(path, {"": runner.plan})
-    again.began(5)
+    again.began(5, 5 * 256)
     curves = again._history.saes[""]
     lines = [json.loads(x) for x in path.with_name("metrics.jsonl").read_text().splitlines()][:5]
     assert curves["l0"].ys == [line["l0"] for line in lines]
