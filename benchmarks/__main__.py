@@ -36,8 +36,12 @@ QUESTIONS: Final = {
     "loading": "a wide SAE from disk",
     "data": "data of a training run",
     "scaling": "a training run in several processes",
+    "trainer": "T1: training runs against SAELens: speed, memory",
+    "trainer_wide": "T2: steps of 24,576 features against SAELens and the floor",
+    "trainer_quality": "T3: explained variance and L0 against SAELens",
 }
-NOT_DEFAULT: Final = ("gpu", "loading", "data", "scaling")
+TRAINER: Final = ("trainer", "trainer_wide", "trainer_quality")
+NOT_DEFAULT: Final = ("gpu", "loading", "data", "scaling", *TRAINER)
 DEFAULT: Final = tuple(name for name in QUESTIONS if name not in NOT_DEFAULT)
 
 
@@ -55,7 +59,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--device", default="cpu", help="where the model runs (cpu)")
     parser.add_argument("--runs", type=int, default=5, help="turns that count (5)")
-    parser.add_argument("--peer", type=Path, help="a Python that has sae-lens, for rows 2 and 3")
+    parser.add_argument("--peer", type=Path, help="a Python that has sae-lens, for rows 2, 3 and T")
     parser.add_argument("--dry", action="store_true", help="keep no results")
     parser.add_argument("--write-docs", action="store_true", help="renew the table of the docs")
     arguments = parser.parse_args()
