@@ -52,5 +52,7 @@ def measure(options: Options) -> Iterator[Report]:
             unit="tokens/s",
             outcomes=outcomes,
             bars=tuple(bars),
-            notes=tuple(f"peak memory of {n}: {o.median / 2**20:,.0f} MiB" for n, o in memory.items()),
+            notes=tuple(
+                f"peak memory of {n}: {o.median / 2**20:,.0f} MiB" for n, o in memory.items()
+            ),
         )
