@@ -71,7 +71,7 @@ def _evaluate(setting: Setting, folder: Path, held_out: torch.Tensor) -> Reconst
 def _report(architecture: str, figures: dict[str, list[ReconstructionFigures]]) -> Report:
     return Report(
         row=f"T3-{architecture}",
-        question=f"{architecture} after {TOKENS // 1000}k tokens, seeds {', '.join(map(str, SEEDS))}",
+        question=f"{architecture} after {TOKENS // 1000}k tokens, {len(SEEDS)} seeds",
         unit="explained variance",
         outcomes={n: Outcome.of([f.explained_variance for f in fs]) for n, fs in figures.items()},
         bars=tuple(_bars(figures[SAEKIT], figures[SAE_LENS])) if SAE_LENS in figures else (),

@@ -23,6 +23,7 @@ from benchmarks.training import (
     CONTEXT,
     SAE_LENS,
     SAEKIT,
+    Run,
     both_sides,
     contexts_file,
     peaks,
@@ -35,9 +36,9 @@ HOOK: Final = f"blocks.{LAYER - 1}.hook_resid_post"
 STEPS: Final = 8
 PROMPTS: Final = BATCH // CONTEXT
 FLOOR: Final = "floor"
-PRODUCTS: Final = {"standard": (2, 3), "gated": (3, 4), "jumprelu": (2, 3)}
-"""Of [rows, d_in] by [d_in, d_sae] size, forward and backward, that no implementation can do
-without. A topk kind needs one; the others are sums of a few rows, which have no floor here."""
+PRODUCTS: Final = {"standard": (2, 1, 2), "gated": (3, 2, 2), "jumprelu": (2, 1, 2)}
+"""Products of a step, forward and backward: to [rows, d_sae], to [rows, d_in], and to gradients of
+weights. Topk kinds, whose products but one are sums of a few rows, have no floor here."""
 FASTER: Final = {"topk": 1.5, "batchtopk": 1.5}
 """Times SAELens' speed, where it is not 1.2."""
 
@@ -58,11 +59,11 @@ def measure(options: Options) -> Iterator[Report]:
         floors: list[float] = []
         with both_sides(setting, HOOK, options) as workers:
             runs: dict[str, list[float]] = {}
-            memory = {}
+            memory: dict[str, list[Run]] = {}
             for turn in range(options.runs + 1):
                 found = take_turns(workers, wanted, runs=1, warm_up=0)
                 if architecture in PRODUCTS:
-                    floors.append(_floor(setting, sum(PRODUCTS[architecture])))
+                    floors.append(_floor(setting, PRODUCTS[architecture]))
                 if turn:
                     for name, (run,) in found.items():
                         runs.setdefault(name, []).append(run.step_rate)
@@ -96,17 +97,22 @@ def _bars(
         yield Bar("saekit ÷ floor", ratio(outcomes, SAEKIT, FLOOR), least=0.85)
 
 
-def _floor(setting: Setting, products: int, steps: int = 3) -> float:
-    """Tokens per second of the forward and so many products per batch."""
+def _floor(setting: Setting, products: tuple[int, int, int], steps: int = 3) -> float:
+    """Tokens per second of the forward and these products per batch."""
     hf = setting.model.hf
     block = hf.get_submodule(f"transformer.h.{LAYER}")
     ids = torch.from_numpy(np.load(contexts_file())[:PROMPTS])
-    W, out = torch.randn(hf.config.n_embd, D_SAE), torch.empty(BATCH, D_SAE)
+    W, features = torch.randn(hf.config.n_embd, D_SAE), torch.randn(BATCH, D_SAE)
+    y, gradient = torch.empty(BATCH, len(W)), torch.empty_like(W)
     seconds = 0.0
     for step in range(steps + 1):
         began = time.perf_counter()
         x = input_of(block, partial(hf, input_ids=ids, use_cache=False)).flatten(0, 1)
-        for _ in range(products):
-            torch.mm(x, W, out=out)
+        for _ in range(products[0]):
+            torch.mm(x, W, out=features)
+        for _ in range(products[1]):
+            torch.mm(features, W.T, out=y)
+        for _ in range(products[2]):
+            torch.mm(x.T, features, out=gradient)
         seconds += time.perf_counter() - began if step else 0.0
     return steps * BATCH / seconds
