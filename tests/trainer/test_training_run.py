@@ -207,6 +207,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_weights() -> None
     assert all(torch.equal(v, before[k]) for k, v in trainer.sae.saved_state().items())
 
 
+def test_a_step_follows_a_gradient_no_longer_than_1() -> None:
+    config = sae_config(SMALL, 8)
+    trainer = SAETrainer(new_training_sae(config), optimization_config(SMALL, config, 10))
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    trainer.train_step(100 * x, 10)
+    means = [state["exp_avg"].square().sum() for state in trainer.optimizer.state.values()]
+    length = float(torch.stack(means).sum().sqrt()) / (1 - SMALL.adam_beta1)
+    assert length == pytest.approx(1.0, rel=1e-4)
+
+
 def test_publishing_replaces_at_once_and_refuses_bad_names(
     model: LanguageModel, text: str, tmp_path: Path
 ) -> None:

@@ -24,6 +24,9 @@ from saekit_trainer.schedules import warm_up
 # the system for fresh pages each time: a third faster on a CPU than whole batches.
 BLOCK_BYTES = 8 * 2**20
 SMALLEST_BLOCK = 256
+# The first gradients are hundreds of times as long as later ones. Adam's mean of squares would
+# remember them for a thousand steps, in which it would learn too slowly.
+LONGEST_GRADIENT = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class SAETrainer:
             )
         if self.sae.config.normalize_sae_decoder:
             self.sae.project_decoder_gradient()
+        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), LONGEST_GRADIENT)
         self.optimizer.step()
         if self.sae.config.normalize_sae_decoder:
             self.sae.renormalize_decoder()
