@@ -120,7 +120,7 @@ class SAETrainer:
             )
         if self.sae.config.normalize_sae_decoder:
             self.sae.project_decoder_gradient()
-        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), LONGEST_GRADIENT)
+        self._shorten_gradient()
         self.optimizer.step()
         if self.sae.config.normalize_sae_decoder:
             self.sae.renormalize_decoder()
@@ -209,6 +209,23 @@ class SAETrainer:
         self._sum_over_ranks(values, counts)
         return dict(zip(terms, values.tolist(), strict=True)), counts, residual
 
+    @torch.no_grad()
+    def _shorten_gradient(self) -> None:
+        """Scale the gradient to a norm of `LONGEST_GRADIENT` where it is longer.
+
+        Every rank that has some of the features has the whole of the other parameters.
+        """
+        whole: list[Tensor] = []
+        parts: list[Tensor] = []
+        for name, parameter in self.sae.named_parameters():
+            if parameter.grad is not None:
+                among = whole if feature_axis(name, parameter) is None else parts
+                among.append(parameter.grad)
+        square = _square(parts)
+        self.sae.feature_ranks.all_sum(square)
+        factor = LONGEST_GRADIENT / (square + _square(whole)).sqrt()
+        torch._foreach_mul_(whole + parts, factor.clamp_max(1.0))
+
     def _sum_over_ranks(self, terms: Tensor, counts: Tensor) -> None:
         """Complete the gradients and these sums by what the other ranks have."""
         of_all, of_features = [], []
@@ -275,6 +292,11 @@ class SAETrainer:
 
 def _blocks(n: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _square(tensors: list[Tensor]) -> Tensor:
+    """The sum of all their squares, a scalar."""
+    return torch.stack([torch.linalg.vector_norm(t) for t in tensors]).square().sum()
 
 
 def _variance(x: Tensor) -> float:
