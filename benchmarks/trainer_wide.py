@@ -53,7 +53,7 @@ def measure(options: Options) -> Iterator[Report]:
             d_sae=D_SAE,
             tokens=STEPS * BATCH,
             prompts=PROMPTS,
-            buffer=2,
+            buffer=4,
             seed=1,
         )
         floors: list[float] = []
