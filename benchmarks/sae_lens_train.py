@@ -35,6 +35,8 @@ def load_model(folder):
 
 def config(settings, job, folder):
     sae = dict(settings.pop("sae"))
+    # Contexts there, runs of the model here.
+    settings["n_batches_in_buffer"] *= settings["store_batch_size_prompts"]
     _, cls = get_sae_training_class(sae.pop("architecture"))
     return LanguageModelSAERunnerConfig(
         sae=cls(**sae),

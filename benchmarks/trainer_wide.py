@@ -53,7 +53,7 @@ def measure(options: Options) -> Iterator[Report]:
             d_sae=D_SAE,
             tokens=STEPS * BATCH,
             prompts=PROMPTS,
-            buffer=4,
+            buffer=2,
             seed=1,
         )
         floors: list[float] = []
