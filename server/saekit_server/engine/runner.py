@@ -9,6 +9,7 @@ import torch
 from saekit_core.lm.generation import Generation, StepOutput
 from saekit_core.lm.model import LanguageModel
 from saekit_core.lm.stepper import Stepper
+from saekit_core.sae import SAEConfig
 from saekit_server.engine.forward import ForwardBatch
 from saekit_server.engine.memory import (
     DeviceMemoryError,
@@ -50,8 +51,8 @@ class Runner:
 
     def forward(self, works: Sequence[ForwardWork]) -> list[ForwardResult | DomainError]:
         """Inputs through the model."""
-
-        self._threads.for_batch()
+        tokens = sum(len(work.tokenized.ids) for work in works)
+        self._threads.for_step(tokens, sum(_encode_flops(work) for work in works))
 
         def run(part: Sequence[ForwardWork]) -> list[ForwardResult]:
             batch = ForwardBatch(self._model, part)
@@ -64,7 +65,7 @@ class Runner:
         self, works: Sequence[EncodeActivationsWork] | Sequence[DecodeWork]
     ) -> list[Encoding | DomainError] | list[Floats | DomainError]:
         """Rows through one SAE; all works do the same with the same SAE."""
-        self._threads.for_batch()
+        self._threads.for_step(0, sum(_sae_flops(work) for work in works))
         if isinstance(works[0], DecodeWork):
             return self._guarded(decode_batch, [w for w in works if isinstance(w, DecodeWork)])
         return self._guarded(
@@ -74,14 +75,14 @@ class Runner:
     def prefill(self, parts: Sequence[Part]) -> list[StepOutput | DomainError]:
         """The next tokens of some prompts."""
         assert self._stepper is not None
-        self._threads.for_tokens(sum(count for _, count in parts))
+        self._threads.for_step(sum(count for _, count in parts))
         return self._guarded(self._stepper.prefill, parts)
 
     def decode(self, generations: Sequence[Generation]) -> list[StepOutput | DomainError]:
         """One token of every generation."""
         assert self._stepper is not None
         stepper = self._stepper
-        self._threads.for_tokens(len(generations))
+        self._threads.for_step(len(generations))
         try:
             return in_halves(lambda part: self._guarded(stepper.decode, part), generations)
         except DeviceMemoryError:
@@ -91,7 +92,7 @@ class Runner:
         self, run: Callable[[Sequence[W]], list[R]], works: Sequence[W]
     ) -> list[R | DomainError]:
         try:
-            with torch.no_grad():
+            with torch.inference_mode():
                 return list(run(works))
         except Exception as error:
             no_memory = is_out_of_memory(error)
@@ -107,3 +108,17 @@ class Runner:
             return [mapped]
         # One of them is at fault; alone, it fails alone.
         return [self._guarded(run, [work])[0] for work in works]
+
+
+def _encode_flops(work: ForwardWork) -> float:
+    return sum(len(r.positions) * _flops_per_row(r.loaded.sae.cfg) for r in work.reads)
+
+
+def _sae_flops(work: EncodeActivationsWork | DecodeWork) -> float:
+    rows = len(work.x) if isinstance(work, EncodeActivationsWork) else work.acts.shape[0]
+    return rows * _flops_per_row(work.loaded.sae.cfg)
+
+
+def _flops_per_row(cfg: SAEConfig) -> float:
+    """Of an encode; a decode of sparse rows takes fewer."""
+    return 2.0 * cfg.d_in * cfg.d_sae

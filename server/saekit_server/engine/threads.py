@@ -13,9 +13,10 @@ SMALL_STEP = 1e8
 class StepThreads:
     """Sets the number of threads of the calling thread's operations, which is the device's.
 
-    A small step is hundreds of operations of microseconds. Spread over all cores each of them ends
-    when its slowest part does, and a core that the event loop or a client has just taken away
-    makes that milliseconds. On one thread it leaves the other cores to them.
+    A small step (of decoding, or of one short text) is hundreds of operations of microseconds.
+    Spread over all cores each of them ends when its slowest part does, and a core that sleeps, or
+    that the event loop or a client has just taken away, makes that milliseconds. On one thread it
+    leaves the other cores to them.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -24,14 +25,10 @@ class StepThreads:
         self._flops_per_token = 2 * sum(p.numel() for p in model.hf.parameters())
         self._on_cpu = model.device.type == "cpu"
 
-    def for_tokens(self, count: int) -> None:
-        """Make ready for a step of so many tokens."""
-        small = self._on_cpu and count * self._flops_per_token < SMALL_STEP
+    def for_step(self, tokens: int, others: float = 0.0) -> None:
+        """Make ready for so many tokens through the model, and `others` operations besides."""
+        small = self._on_cpu and tokens * self._flops_per_token + others < SMALL_STEP
         self._use(1 if small else self._all)
-
-    def for_batch(self) -> None:
-        """Make ready for anything else."""
-        self._use(self._all)
 
     def _use(self, count: int) -> None:
         if count != self._now:
