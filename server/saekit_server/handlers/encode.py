@@ -59,10 +59,10 @@ class EncodeHandler:
 
     async def encode(self, request: pb.EncodeRequest, call: Call) -> pb.EncodeResponse:
         """Answers Encode."""
-        with at_field("options"):
-            plan = self._plan(request.options, Priority.INTERACTIVE)
         check_count("inputs", len(request.inputs))
         self._context.engine.check_room(call, len(request.inputs))
+        with at_field("options"):
+            plan = self._plan(request.options, Priority.INTERACTIVE)
         rows = await self._context.inputs.rows(request.inputs, plan.inputs)
         pending: list[Pending] = []
         names: list[str] = []
