@@ -116,7 +116,7 @@ def _draw(series: dict[str, Series]) -> None:
 
 def _line(axis: object, name: str, x: Sequence[int], y: Sequence[float]) -> None:
     axis.plot(x, y, marker="o")  # type: ignore[attr-defined]
-    axis.set(xscale="log", xlabel=name, ylim=(0, None))  # type: ignore[attr-defined]
+    axis.set(xscale="log", xlabel=name, ylim=(0, 1.1 * max(y)))  # type: ignore[attr-defined]
     axis.set_xticks(x, [f"{value // 1024}k" if value >= 4096 else str(value) for value in x])  # type: ignore[attr-defined]
     axis.minorticks_off()  # type: ignore[attr-defined]
     axis.grid(alpha=0.3)  # type: ignore[attr-defined]
