@@ -102,8 +102,8 @@ def _random_sae(name: str) -> TrainingSAE:
     sae = new_training_sae(config, generator=generator)
     with torch.no_grad():
         for key, parameter in sae.named_parameters():
-            if key == "log_threshold":  # as float32 has it
-                parameter.copy_(parameter.exp().float().double().log())
+            if key == "threshold":  # as float32 has it
+                parameter.copy_(parameter.float())
             elif architecture != "matching_pursuit" or key == "b_dec":
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.add_(0.3 * noise)
@@ -113,9 +113,7 @@ def _random_sae(name: str) -> TrainingSAE:
 def _their_weights(sae: TrainingSAE) -> dict[str, Tensor]:
     """The weights by sae-lens' names, those that its training classes keep."""
     return {
-        _theirs(sae, key): (p.exp() if key == "log_threshold" else p)
-        .detach()
-        .clone(memory_format=torch.contiguous_format)
+        _theirs(sae, key): p.detach().clone(memory_format=torch.contiguous_format)
         for key, p in sae.named_parameters()
     }
 
@@ -124,15 +122,12 @@ def _their_gradients(sae: TrainingSAE) -> dict[str, Tensor]:
     found = {}
     for key, parameter in sae.named_parameters():
         assert parameter.grad is not None
-        # θ itself is learnt there, its logarithm here: the chain rule.
-        scale = parameter.detach().exp() if key == "log_threshold" else 1.0
-        found[_theirs(sae, key)] = parameter.grad / scale
+        found[_theirs(sae, key)] = parameter.grad
     return found
 
 
 def _theirs(sae: TrainingSAE, name: str) -> str:
-    gated = sae.config.architecture == "gated"
-    return {"log_threshold": "threshold", "b_enc": "b_gate" if gated else "b_enc"}.get(name, name)
+    return "b_gate" if name == "b_enc" and sae.config.architecture == "gated" else name
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:

@@ -77,7 +77,7 @@ def _keep(values: Tensor, rank: Tensor, k: int) -> Tensor:
 
 def _jumprelu(sae: TrainingSAE, p: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
     c = sae.config
-    theta = sae.log_threshold.exp()
+    theta = sae.threshold
     above = (p > theta).to(p.dtype)
     near = ((p - theta).abs() < c.jumprelu_bandwidth / 2).to(p.dtype) / c.jumprelu_bandwidth
     slope = near.detach() * (theta - theta.detach())
@@ -119,7 +119,7 @@ def _revival(  # noqa: PLR0917
         aux = (kept @ rows - residual).pow(2).sum(1).mean() / variance
         loss = loss + c.aux_k_coefficient * min(int(dead.sum()) / k_aux, 1) * aux
     if c.pre_act_loss_coefficient:
-        below = (sae.log_threshold.exp() - p).clamp_min(0) * dead * norms
+        below = (sae.threshold - p).clamp_min(0) * dead * norms
         loss = loss + c.pre_act_loss_coefficient * below.sum(1).mean()
     return loss
 

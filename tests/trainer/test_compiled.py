@@ -25,6 +25,9 @@ SMALL = LanguageModelSAERunnerConfig(
     training_tokens=192 * 4,
     eval_contexts=8,
     feature_stats_tokens=24 * 8,
+    # transformers asks, anywhere, whether torch is compiling anything: a model that runs ahead
+    # beside the compiler takes another path now and then.
+    prefetch_llm_batches=False,
 )
 
 

@@ -18,7 +18,8 @@ from tests.trainer.loss_cases import (
 from tests.trainer.loss_reference import reference_loss
 
 from saekit_trainer import trainer as trainer_module
-from saekit_trainer.architectures import TRAINING_SAES, new_training_sae
+from saekit_trainer.architectures import TRAINING_SAES, new_training_sae, sparse_code
+from saekit_trainer.architectures.sparse_code import few_above
 from saekit_trainer.trainer import SAETrainer
 
 
@@ -28,11 +29,14 @@ def test_every_architecture_is_tried() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("n_dead", [0, 3, 20])
+@pytest.mark.parametrize("sparse_share", [0.0, 1.0], ids=["dense", "sparse"])
 def test_loss_and_gradients_equal_the_formula(
-    name: str, n_dead: int, monkeypatch: pytest.MonkeyPatch
+    name: str, n_dead: int, sparse_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sparse_code, "SPARSE_SHARE", sparse_share)
     monkeypatch.setattr(trainer_module, "SMALLEST_BLOCK", 24)  # three blocks, the last a short one
     monkeypatch.setattr(trainer_module, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(trainer_module, "SPARSE_BLOCK_BYTES", 0)
     trainer, x, y = trainer_and_batch(name)
     dead = kill(trainer, n_dead)
     losses, counts, residual = trainer._accumulate_gradients(x, y)
@@ -82,7 +86,7 @@ def test_the_threshold_follows_the_smallest_activation_of_each_batch(name: str) 
     expected = None
     for step in range(4):
         batch = (1 + step) * x
-        least = float(trainer.sae(batch, batch, sparsity=1.0).acts.values.min())
+        least = trainer.sae(batch, batch, sparsity=1.0).acts.values.min().item()
         expected = least if expected is None else 0.99 * expected + 0.01 * least
         assert float(trainer.sae.threshold) == pytest.approx(expected)
     saved = trainer.sae.saved_state()["threshold"]
@@ -104,12 +108,59 @@ def test_the_largest_of_a_batch_are_found_whatever_the_guess(guess: float) -> No
         assert torch.equal(places, expected)
 
 
+@pytest.mark.parametrize("bound", [0.5, torch.linspace(0.0, 2.0, 40)])
+def test_sums_over_entries_are_made_where_few_are_active(bound: float | torch.Tensor) -> None:
+    p = torch.randn(200, 40, generator=torch.Generator().manual_seed(0))
+    assert few_above(p, bound) is None  # a third or more
+    p[:, 3:] -= 9
+    entries = few_above(p, bound)
+    assert entries is not None
+    active = (p > bound).nonzero()
+    assert torch.equal(torch.stack((entries.rows, entries.features), dim=1), active)
+    order, starts = entries.by_feature
+    assert torch.equal(active[order][:, 1], active[:, 1].sort(stable=True).values)
+    assert starts[:4].tolist() == [0, *(p > bound).sum(0).cumsum(0)[:3].tolist()]
+    # Few in the rows that are looked at first, and many in the others.
+    p[100:] += 18
+    assert few_above(p, bound) is None
+
+
+def test_blocks_grow_once_few_features_are_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "SMALLEST_BLOCK", 10)
+    monkeypatch.setattr(trainer_module, "BLOCK_BYTES", 0)
+    blocks = {}
+    for bias in (0.0, -9.0):
+        trainer, x, y = trainer_and_batch("standard")
+        with torch.no_grad():
+            trainer.sae.b_enc.fill_(bias)
+        seen = blocks[bias] = []
+        trainer.sae.register_forward_pre_hook(lambda _, args, s=seen: s.append(len(args[0])))
+        trainer.train_step(x, 10, y)
+    assert blocks == {0.0: [10] * 6 + [4], -9.0: [10, 54]}
+
+
+def test_thresholds_do_not_go_below_0() -> None:
+    trainer, x, y = trainer_and_batch("jumprelu")
+    with torch.no_grad():
+        trainer.sae.threshold.fill_(1e-4)
+        trainer.sae.b_enc.sub_(0.2)  # features that would rather be larger
+    trainer.config = replace(trainer.config, sparsity_warm_up_steps=10**6)
+    lowest = []
+    for _ in range(5):
+        trainer.train_step(x, 10, y)
+        lowest.append(trainer.sae.threshold.min().item())
+    assert min(lowest) == 0.0
+    assert torch.equal(trainer.sae.saved_state()["threshold"], trainer.sae.threshold)
+
+
 def test_decoder_rows_stay_unit_vectors_and_gradients_orthogonal_to_them() -> None:
-    trainer, x, y = trainer_and_batch("topk")
-    sae = trainer.sae
-    sae.renormalize_decoder()
+    _, x, y = trainer_and_batch("topk")
+    sae = new_training_sae(replace(CONFIGS["topk"], normalize_sae_decoder=True))
+    with torch.no_grad():
+        sae.W_dec.mul_(3)
+    sae.constrain()
     sae(x, y, sparsity=1.0).loss.backward()
-    sae.project_decoder_gradient()
+    sae.project_gradient()
     assert sae.W_dec.grad is not None
     along = (sae.W_dec.grad * sae.W_dec).sum(1)
     torch.testing.assert_close(along, torch.zeros(D_SAE, dtype=torch.float64))

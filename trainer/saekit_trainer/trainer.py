@@ -21,8 +21,11 @@ from saekit_trainer.plan import OptimizationConfig
 from saekit_trainer.schedules import warm_up
 
 # Arrays [rows, d_sae] of a block stay in cache, and below the size from which the C allocator asks
-# the system for fresh pages each time: a third faster on a CPU than whole batches.
+# the system for fresh pages each time.
 BLOCK_BYTES = 8 * 2**20
+# Where few activations are not 0 there is one such array, and what a block costs are the gradients,
+# which go through memory once for each.
+SPARSE_BLOCK_BYTES = 128 * 2**20
 SMALLEST_BLOCK = 256
 # The first gradients are hundreds of times as long as later ones. Adam's mean of squares would
 # remember them for a thousand steps, in which it would learn too slowly.
@@ -118,12 +121,10 @@ class SAETrainer:
             raise DivergedError(
                 f"the loss at step {self.step} is {loss}; a lower lr or other activations may help"
             )
-        if self.sae.config.normalize_sae_decoder:
-            self.sae.project_decoder_gradient()
+        self.sae.project_gradient()
         self._shorten_gradient()
         self.optimizer.step()
-        if self.sae.config.normalize_sae_decoder:
-            self.sae.renormalize_decoder()
+        self.sae.constrain()
         self.activity.update(counts, len(x))
         self.step += 1
         self.tokens += len(x)
@@ -192,19 +193,23 @@ class SAETrainer:
         terms: dict[str, Tensor] = {}
         counts = torch.zeros(self.sae.n_features, device=self.device)
         residual = torch.empty_like(y)
-        cached = self._cached_rows(x)
-        for start, stop in _blocks(len(x), len(x) if self.sae.whole_batches else cached):
-            with self._autocast():
-                output = self._forward(x[start:stop], y[start:stop], sparsity=sparsity)
-            self._backward(output.terms, (stop - start) / of_batch, terms)
-            counts += output.acts.count_firing(self.config.dead_feature_threshold)
-            torch.sub(y[start:stop], output.y_hat.detach(), out=residual[start:stop])
-        if dead is not None and self.sae.feature_ranks.total(len(dead)):
-            leftover = Leftover(residual, self._spread(residual, of_batch))
-            for start, stop in _blocks(len(x), cached):
+        stop = 0
+        size = self._block_rows(x, sparse=self.sae.works_sparsely())
+        with self.sae.fixed_norms():
+            while stop < len(x):
+                start, stop = stop, len(x) if self.sae.whole_batches else min(stop + size, len(x))
                 with self._autocast():
-                    revival = self.sae.revive(x[start:stop], leftover.rows(start, stop), dead)
-                self._backward(revival, (stop - start) / of_batch, terms)
+                    output = self._forward(x[start:stop], y[start:stop], sparsity=sparsity)
+                self._backward(output.terms, (stop - start) / of_batch, terms)
+                counts += output.acts.count_firing(self.config.dead_feature_threshold)
+                torch.sub(y[start:stop], output.y_hat.detach(), out=residual[start:stop])
+                size = self._block_rows(x, sparse=self.sae.works_sparsely(output.acts))
+            if dead is not None and self.sae.feature_ranks.total(len(dead)):
+                leftover = Leftover(residual, self._spread(residual, of_batch))
+                for start, stop in _blocks(len(x), self._block_rows(x)):
+                    with self._autocast():
+                        revival = self.sae.revive(x[start:stop], leftover.rows(start, stop), dead)
+                    self._backward(revival, (stop - start) / of_batch, terms)
         values = torch.stack(tuple(terms.values()))
         self._sum_over_ranks(values, counts)
         return dict(zip(terms, values.tolist(), strict=True)), counts, residual
@@ -282,12 +287,12 @@ class SAETrainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast)
 
-    def _cached_rows(self, x: Tensor) -> int:
+    def _block_rows(self, x: Tensor, *, sparse: bool = False) -> int:
         """How many rows to work on at a time."""
         if x.device.type != "cpu":
             return len(x)
-        wanted = BLOCK_BYTES // (self.sae.n_features * x.element_size())
-        return max(wanted, SMALLEST_BLOCK)
+        wanted = SPARSE_BLOCK_BYTES if sparse else BLOCK_BYTES
+        return max(wanted // (self.sae.n_features * x.element_size()), SMALLEST_BLOCK)
 
 
 def _blocks(n: int, size: int) -> list[tuple[int, int]]:

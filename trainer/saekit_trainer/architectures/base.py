@@ -8,16 +8,19 @@ for a transcoder. MSE is the sum over d_out (or the mean, `mse_reduction`), aver
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saekit_trainer.architectures.acts import Acts
+from saekit_trainer.architectures.acts import Acts, SparseActs
 from saekit_trainer.architectures.config import TrainingSAEConfig
-from saekit_trainer.architectures.encoding import encode
+from saekit_trainer.architectures.products import encode
 from saekit_trainer.architectures.revival import Leftover, ghost_grad_loss
+from saekit_trainer.architectures.sparse_code import Entries, encode_entries
 from saekit_trainer.distributed.feature_shards import (
     part_of,
     shared_gradient,
@@ -33,7 +36,7 @@ class TrainingOutput(NamedTuple):
     terms: dict[str, Tensor]
     """The loss terms, scalars, weights included; their sum is to be minimised."""
     acts: Acts
-    """Feature activations ``[rows, d_sae]``."""
+    """Feature activations ``[rows, d_sae]``, with the graph of their gradients."""
     y_hat: Tensor
     """Reconstructions ``[rows, d_out]``."""
 
@@ -59,6 +62,9 @@ class TrainingSAE(nn.Module, ABC):
 
     row_ranks: Ranks = ALONE
     feature_ranks: Ranks = ALONE
+
+    _norms: Tensor | None = None
+    """Of `fixed_norms`."""
 
     whole_batches: bool = False
     """Whether the loss needs all rows of a batch at once: it is no mean over rows."""
@@ -128,6 +134,14 @@ class TrainingSAE(nn.Module, ABC):
             sparsity: warm-up factor of λ, 0 to 1.
         """
 
+    def works_sparsely(self, before: Acts | None = None) -> bool:
+        """Whether `forward` will make no array ``[rows, d_sae]`` but that of pre-activations.
+
+        Args:
+            before: what the last rows of the batch gave; None for its first ones.
+        """
+        return isinstance(before, SparseActs)
+
     def revive(self, x: Tensor, leftover: Leftover, dead: Tensor) -> dict[str, Tensor]:
         """Loss terms that bring features back which no longer fire, means over rows.
 
@@ -155,15 +169,19 @@ class TrainingSAE(nn.Module, ABC):
         """What is subtracted from x, if anything."""
         return self.b_dec if self.config.apply_b_dec_to_input else None
 
-    def decode(self, acts: Tensor, x: Tensor) -> Tensor:
-        """ŷ ``[rows, d_out]`` of dense `acts` ``[rows, d_sae]``."""
-        return self.add_skip(self.add_bias(acts, self.W_dec, self.b_dec), x)
+    def pre_activations_at(self, entries: Entries, p: Tensor, x: Tensor) -> Tensor:
+        """Those of p ``[rows, d_sae]``, the `pre_activations` of x, at some entries.
 
-    def add_bias(self, acts: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
-        """acts · rows + bias, of the features of all ranks."""
-        if self.feature_ranks.count == 1:
-            return torch.addmm(bias, acts, rows)
-        return self.over_features(acts @ rows) + self.held_by_all(bias)
+        Their gradient reaches the encoder by sums over the entries, not through `p`.
+        """
+        return encode_entries(
+            p.detach(), entries, x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.input_bias
+        )
+
+    def decode(self, acts: Acts, x: Tensor) -> Tensor:
+        """ŷ ``[rows, d_out]`` of the features of all ranks."""
+        y_hat = self.over_features(acts.decode(self.W_dec)) + self.held_by_all(self.b_dec)
+        return self.add_skip(y_hat, x)
 
     def add_skip(self, y_hat: Tensor, x: Tensor) -> Tensor:
         """ŷ with the skip connection's share, if there is one."""
@@ -186,8 +204,26 @@ class TrainingSAE(nn.Module, ABC):
 
     def decoder_norms(self) -> Tensor:
         """‖W_dec‖ of each row, ``[d_sae]``."""
+        if not torch.compiler.is_dynamo_compiling() and self._norms is not None:
+            return self._norms
         norms: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1)
         return norms
+
+    @contextmanager
+    def fixed_norms(self) -> Iterator[None]:
+        """Until the end, `decoder_norms` are the same ones, and their gradient is summed up.
+
+        Then it reaches W_dec, once for all blocks of a batch.
+        """
+        norms = self.decoder_norms()
+        self._norms = norms.detach().requires_grad_()
+        try:
+            yield
+            of_norms = self._norms.grad
+        finally:
+            self._norms = None
+        if of_norms is not None:
+            norms.backward(of_norms)  # type: ignore[no-untyped-call]
 
     def saved_state(self) -> dict[str, Tensor]:
         """The finished SAE's tensors by name, copies, for normalised activations.
@@ -205,16 +241,17 @@ class TrainingSAE(nn.Module, ABC):
         }
 
     @torch.no_grad()
-    def project_decoder_gradient(self) -> None:
+    def project_gradient(self) -> None:
         """Drop the part of the gradient of unit decoder rows that would change their norm."""
-        if self.W_dec.grad is not None:
+        if self.config.normalize_sae_decoder and self.W_dec.grad is not None:
             along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
             self.W_dec.grad.addcmul_(along[:, None], self.W_dec, value=-1)
 
     @torch.no_grad()
-    def renormalize_decoder(self) -> None:
-        """Make decoder rows unit vectors again."""
-        self.W_dec.div_(self.decoder_norms().clamp_min_(1e-8)[:, None])
+    def constrain(self) -> None:
+        """After a step, bring parameters back to where they may be."""
+        if self.config.normalize_sae_decoder:
+            self.W_dec.div_(self.decoder_norms().clamp_min_(1e-8)[:, None])
 
 
 def _directions(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saekit_trainer.architectures.base import TrainingOutput
 from saekit_trainer.architectures.config import TrainingSAEConfig
-from saekit_trainer.architectures.sparse_code import Entries, decode_entries
+from saekit_trainer.architectures.sparse_code import Entries, decode_entries, entries_at
 from saekit_trainer.architectures.topk import TopKSAE
 from saekit_trainer.distributed.feature_shards import largest_of_all
 from saekit_trainer.distributed.ranks import ALONE, Ranks
@@ -49,8 +49,7 @@ class BatchTopKSAE(TopKSAE):
     def _choose(self, p: Tensor) -> Entries:
         n = int(self.config.k * self.row_ranks.total(len(p)))
         places = _largest_places(p, n, float(self.threshold), self._others)
-        rows = places // p.shape[1]
-        return Entries(rows, places - rows * p.shape[1], len(p), p.shape[1])
+        return entries_at(places, p)
 
     @property
     def _others(self) -> Ranks:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saekit_trainer.architectures.acts import DenseActs
+from saekit_trainer.architectures.acts import Acts, DenseActs, SparseActs
 from saekit_trainer.architectures.base import TrainingOutput, TrainingSAE
 from saekit_trainer.architectures.config import TrainingSAEConfig
+from saekit_trainer.architectures.sparse_code import few_above
 
 
 class GatedSAE(TrainingSAE):
@@ -33,23 +34,32 @@ class GatedSAE(TrainingSAE):
         self.r_mag = nn.Parameter(torch.zeros_like(self.b_enc))
 
     def forward(self, x: Tensor, y: Tensor, *, sparsity: float) -> TrainingOutput:
-        gate = self.pre_activations(x)
-        # x̃(W·e^r) = (x̃W)·e^r: one product serves both paths.
-        scale = self.r_mag.exp()
-        magnitude = torch.addcmul(self.b_mag - self.b_enc * scale, gate, scale)
-        open_ = gate.detach().sign().relu_()
-        acts = open_ * magnitude.relu()
-        gate_acts = gate.relu()
+        gates, acts = self._encode(x)
         y_hat = self.decode(acts, x)
-        y_gate = self.add_bias(gate_acts, self.W_dec.detach(), self.b_dec.detach())
+        y_gate = self.over_features(gates.decode(self.W_dec.detach())) + self.b_dec.detach()
         weight = self.config.sparsity_coefficient * sparsity
-        l1 = self.over_features(gate_acts.sum(dim=0) @ self.decoder_norms()) / len(x)
+        l1 = self.over_features(gates.sum_over_rows() @ self.decoder_norms()) / len(x)
         terms = {
             "mse_loss": self.mse(y, y_hat),
             "l1_loss": weight * l1,
             "aux_loss": self.mse(y, y_gate),
         }
-        return TrainingOutput(terms, DenseActs(acts.detach()), y_hat)
+        return TrainingOutput(terms, acts, y_hat)
+
+    def _encode(self, x: Tensor) -> tuple[Acts, Acts]:
+        """ReLU(π) and a."""
+        gate = self.pre_activations(x)
+        # x̃(W·e^r) = (x̃W)·e^r: one product serves both paths.
+        scale = self.r_mag.exp()
+        bias = self.b_mag - self.b_enc * scale
+        open_ = few_above(gate, 0.0)
+        if open_ is not None:
+            gates = SparseActs(open_, self.pre_activations_at(open_, gate, x))
+            magnitude = gates.times(scale) + bias.index_select(0, open_.features)
+            return gates, gates.with_values(magnitude.relu())
+        magnitude = torch.addcmul(bias, gate, scale)
+        acts = gate.detach().sign().relu_() * magnitude.relu()
+        return DenseActs(gate.relu()), DenseActs(acts)
 
     def _saved_parts(self) -> dict[str, Tensor]:
         state = super()._saved_parts()

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekit_trainer.architectures.sparse_code import Entries
+
 
 class JumpReLU(torch.autograd.Function):
     """Feature activations and their number per row, with straight-through gradients.
@@ -19,26 +21,69 @@ class JumpReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, p: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
         """`p` ``[rows, d_sae]``, `threshold` ``[d_sae]`` → a ``[rows, d_sae]``, L0 ``[rows]``."""
-        # 1 above the threshold and 0 elsewhere, written as numbers: comparing and converting
-        # booleans takes several times as long.
-        active = torch.gt(p, threshold, out=torch.empty_like(p))
-        ctx.save_for_backward(p, threshold, active)
+        over = p - threshold
+        # `threshold_backward` and `hardtanh_backward` keep what is above a bound, or between two,
+        # in one pass; comparing into booleans and multiplying takes several.
+        active = _keep_above(p.new_ones(()).expand_as(p), over)
+        ctx.save_for_backward(over, threshold)
         ctx.bandwidth = bandwidth
         return p * active, active @ active.new_ones(active.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_acts, grad_l0 = grads
-        p, threshold, active = ctx.saved_tensors
-        near = (p - threshold).abs_().lt_(ctx.bandwidth / 2)
-        of_l0 = grad_l0.to(near.dtype) @ near
-        pull = near.mul_(grad_acts)
-        of_acts = pull.new_ones(len(pull)) @ pull
-        grad_threshold = -(threshold * of_acts + of_l0) / ctx.bandwidth
-        return grad_acts * active, grad_threshold, None
+        over, threshold = ctx.saved_tensors
+        half = ctx.bandwidth / 2
+        pull = torch.addcmul(grad_l0[:, None].to(over.dtype), grad_acts, threshold)
+        pull = torch.ops.aten.hardtanh_backward(pull, over, -half, half)
+        grad_threshold = (pull.new_ones(len(pull)) @ pull) / -ctx.bandwidth
+        return _keep_above(grad_acts, over), grad_threshold, None
+
+
+def _keep_above(values: Tensor, over: Tensor) -> Tensor:
+    """`values` where `over` is positive, 0 elsewhere."""
+    kept: Tensor = torch.ops.aten.threshold_backward(values, over, 0)
+    return kept
 
 
 def jumprelu(p: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
     """`JumpReLU` with types."""
     acts, l0 = JumpReLU.apply(p, threshold, bandwidth)  # type: ignore[no-untyped-call]
+    return acts, l0
+
+
+class JumpReLUEntries(torch.autograd.Function):
+    """`JumpReLU` at entries that include all that are active, or so near θ that they count."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, p: Tensor, threshold: Tensor, entries: Entries, bandwidth: float
+    ) -> tuple[Tensor, Tensor]:
+        """`p` ``[entries]``, `threshold` ``[d_sae]`` → a ``[entries]``, L0 ``[rows]``."""
+        theta = threshold.index_select(0, entries.features)
+        active = p > theta
+        ctx.save_for_backward(p, theta, active)
+        ctx.entries, ctx.bandwidth = entries, bandwidth
+        l0 = torch.bincount(entries.rows[active], minlength=entries.n_rows)
+        return p * active, l0.to(p.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_acts, grad_l0 = grads
+        p, theta, active = ctx.saved_tensors
+        entries: Entries = ctx.entries
+        near = (p - theta).abs_().lt_(ctx.bandwidth / 2)
+        pull = near * (theta * grad_acts + grad_l0.index_select(0, entries.rows))
+        grad_threshold = pull.new_zeros(entries.d_sae)
+        grad_threshold.index_add_(0, entries.features, pull, alpha=-1 / ctx.bandwidth)
+        return grad_acts * active, grad_threshold, None, None
+
+
+def jumprelu_entries(
+    p: Tensor, threshold: Tensor, entries: Entries, bandwidth: float
+) -> tuple[Tensor, Tensor]:
+    """`JumpReLUEntries` with types."""
+    acts, l0 = JumpReLUEntries.apply(  # type: ignore[no-untyped-call]
+        p, threshold, entries, bandwidth
+    )
     return acts, l0

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saekit_trainer.architectures.acts import SparseActs
+from saekit_trainer.architectures.acts import Acts, SparseActs
 from saekit_trainer.architectures.base import TrainingOutput, TrainingSAE
 from saekit_trainer.architectures.config import TrainingSAEConfig
+from saekit_trainer.architectures.sparse_code import Entries
 
 
 class MatchingPursuitSAE(TrainingSAE):
@@ -34,6 +35,9 @@ class MatchingPursuitSAE(TrainingSAE):
     def revives(self) -> bool:
         return False
 
+    def works_sparsely(self, before: Acts | None = None) -> bool:  # noqa: ARG002
+        return False  # it keeps [rows, steps, d_in]
+
     def forward(self, x: Tensor, y: Tensor, *, sparsity: float) -> TrainingOutput:  # noqa: ARG002
         residual = x - self.b_dec
         chosen, taken = self._choose(residual.detach())
@@ -56,7 +60,7 @@ class MatchingPursuitSAE(TrainingSAE):
         rows = torch.arange(n, device=chosen.device)[:, None]
         places, entry = torch.unique(rows * d_sae + chosen, return_inverse=True)
         sums = values.new_zeros(len(places)).index_add_(0, entry.flatten(), values.flatten())
-        return SparseActs(places // d_sae, places % d_sae, sums, (n, d_sae))
+        return SparseActs(Entries(places // d_sae, places % d_sae, n, d_sae), sums)
 
     @torch.no_grad()
     def _choose(self, residual: Tensor) -> tuple[Tensor, Tensor]:

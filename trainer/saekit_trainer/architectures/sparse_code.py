@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# Where more than this share of a block's activations is not 0, dense products cost less.
+SPARSE_SHARE: Final = 1 / 8
+LOOKED_AT: Final = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +40,7 @@ class Entries:
     @cached_property
     def by_feature(self) -> tuple[Tensor, Tensor]:
         """The entries ordered by feature, and where those of each feature begin, ``[d_sae]``."""
-        order = torch.argsort(self.features)
-        return order, _starts(self.features, self.d_sae)
+        return _sorting(self.features, self.d_sae), _starts(self.features, self.d_sae)
 
     def sum_by_row(self, weights: Tensor, table: Tensor) -> Tensor:
         """Σ of weight·table[feature] over the entries of each row, ``[n_rows, width]``."""
@@ -46,6 +50,40 @@ class Entries:
         """Σ of weight·table[row] over the entries of each feature, ``[d_sae, width]``."""
         order, starts = self.by_feature
         return weighted_sum(weights[order], self.rows[order], starts, table)
+
+
+def few_above(p: Tensor, bound: float | Tensor) -> Entries | None:
+    """The entries of `p` ``[rows, d_sae]`` above `bound`, if sums over them are what costs less.
+
+    None on other devices than a CPU, where to count them is to wait for the device, and while
+    torch.compile looks on.
+
+    Args:
+        bound: one for all, or of each feature ``[d_sae]``.
+    """
+    if p.device.type != "cpu" or torch.compiler.is_dynamo_compiling():
+        return None
+    p = p.detach()
+    # A look at some rows first: where it says no, that is all it costs.
+    for rows in (p[:LOOKED_AT], p):
+        mask = (rows > bound).numpy()
+        if np.count_nonzero(mask) > SPARSE_SHARE * mask.size:
+            return None
+    return entries_at(torch.from_numpy(np.flatnonzero(mask)), p)
+
+
+def entries_at(places: Tensor, p: Tensor) -> Entries:
+    """Those at flat, ascending `places` of ``[rows, d_sae]``."""
+    rows = places // p.shape[1]
+    return Entries(rows, places - rows * p.shape[1], len(p), p.shape[1])
+
+
+def _sorting(ids: Tensor, n: int) -> Tensor:
+    """What puts `ids` below `n` in order, and keeps equal ones in theirs."""
+    if ids.device.type == "cpu" and n <= 1 << 16:
+        # Numbers of 16 bits are sorted digit by digit, several times faster.
+        return torch.from_numpy(np.argsort(ids.numpy().astype(np.uint16), kind="stable"))
+    return torch.argsort(ids, stable=True)
 
 
 def _starts(ids: Tensor, n: int) -> Tensor:

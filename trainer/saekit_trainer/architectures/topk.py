@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saekit_trainer.architectures.acts import SparseActs
+from saekit_trainer.architectures.acts import Acts, SparseActs
 from saekit_trainer.architectures.base import TrainingOutput, TrainingSAE
 from saekit_trainer.architectures.revival import Leftover, aux_k_loss, keep_strongest
-from saekit_trainer.architectures.sparse_code import Entries, decode_entries, encode_entries
+from saekit_trainer.architectures.sparse_code import Entries, decode_entries
 from saekit_trainer.distributed.feature_shards import strongest_of_row
 
 
@@ -32,6 +32,9 @@ class TopKSAE(TrainingSAE):
         parts = decode_entries(acts, entries, self._rows())
         y_hat = self.add_skip(self.over_features(parts) + self.held_by_all(self.b_dec), x)
         return self._output(acts, entries, {"mse_loss": self.mse(y, y_hat)}, y_hat)
+
+    def works_sparsely(self, before: Acts | None = None) -> bool:  # noqa: ARG002
+        return True
 
     def revive(self, x: Tensor, leftover: Leftover, dead: Tensor) -> dict[str, Tensor]:
         """The k_aux = d_in/2 strongest dead features, scaled down where fewer are dead."""
@@ -68,9 +71,7 @@ class TopKSAE(TrainingSAE):
                 chosen = self._choose(p * self.decoder_norms())
             else:
                 chosen = self._choose(p)
-        values = encode_entries(
-            p, chosen, x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.input_bias
-        )
+        values = self.pre_activations_at(chosen, p, x)
         if self.config.rescale_acts_by_decoder_norm:
             values = values * self.decoder_norms()[chosen.features]
         return values if self.signed else values.relu(), chosen
@@ -95,9 +96,7 @@ class TopKSAE(TrainingSAE):
     def _output(
         self, acts: Tensor, entries: Entries, terms: dict[str, Tensor], y_hat: Tensor
     ) -> TrainingOutput:
-        shape = (entries.n_rows, entries.d_sae)
-        kept = SparseActs(entries.rows, entries.features, acts.detach(), shape)
-        return TrainingOutput(terms, kept, y_hat)
+        return TrainingOutput(terms, SparseActs(entries, acts), y_hat)
 
 
 class AbsTopKSAE(TopKSAE):
