@@ -8,6 +8,7 @@ import os
 import signal
 from pathlib import Path
 
+import uvloop
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -49,7 +50,8 @@ def serve(argv: list[str]) -> int:
     for name in ("httpx", "transformer_lens", "grpc"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return asyncio.run(_serve(Server(config), console))
+        # A third of what sixteen streams cost is the event loop; uvloop's is the faster one.
+        return uvloop.run(_serve(Server(config), console))
     except (DomainError, LMError, SAEError, OSError) as error:
         console.print(f"[red]saekit serve:[/red] {error}", highlight=False)
         return 1

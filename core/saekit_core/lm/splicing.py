@@ -73,6 +73,7 @@ class BatchedInterventions:
         stops: after `finish`, per row the first position at which a `Stop` fired, or None.
         watched: after `finish`, per row float32 `[count, n_watch]`: unedited activations at the
             positions that were run, as E(h) of the h that came in at the SAE's hook point.
+        reads_special: whether anything here depends on which generated tokens are special ones.
     """
 
     @torch.no_grad()
@@ -87,6 +88,11 @@ class BatchedInterventions:
         self._additions = additions(self._layout)
         self._added_everywhere: frozenset[HookPoint] = frozenset()
         self._idle = all(row.idle for row in rows)
+        self.reads_special = any(
+            positions.generated and not positions.generated_special
+            for row in rows
+            for positions in row.selections
+        )
         self._preserve = torch.tensor([row.preserve_norm for row in rows], device=device)
         self._preserves = any(row.preserve_norm for row in rows)
         self._readers: dict[HookPoint, list[SAEGroup]] = {}
@@ -102,15 +108,6 @@ class BatchedInterventions:
         self._pending: dict[HookPoint, list[_Bracket]] = {}
         self._watch_values: dict[SAEGroup, Tensor] = {}
         self._hits: dict[SAEGroup, tuple[Tensor, Tensor, Tensor]] = {}
-
-    @property
-    def reads_special(self) -> bool:
-        """Whether anything here depends on which generated tokens are special ones."""
-        return any(
-            positions.generated and not positions.generated_special
-            for row in self._rows
-            for positions in row.selections
-        )
 
     def taps(
         self,

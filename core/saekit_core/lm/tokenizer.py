@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .chat import ChatMessage, message_of_characters, render_chat
 from .detokenizer import StreamingDetokenizer
@@ -76,6 +76,9 @@ class LMTokenizer:
         special = {i for i, token in added.items() if token.special} | set(hf.all_special_ids)
         self._special = np.zeros(max(special | {d_vocab}) + 1, np.bool_)
         self._special[sorted(special)] = True
+        self._decode = _plain_decoder(hf)
+        self._alone: dict[int, str] = {}
+        self._bytes: dict[int, bool] = {}
 
     def encode_text(self, text: str, prepend_bos: bool | None = None) -> Tokenized:
         """Tokens of `text`.
@@ -168,11 +171,13 @@ class LMTokenizer:
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of `ids`, special tokens written out."""
-        text = self.hf.decode(
-            [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
+        if len(ids) != 1:
+            return self._decode([int(i) for i in ids])
+        # As many as there are tokens, and every stream asks for some of them at each step.
+        token = int(ids[0])
+        if token not in self._alone:
+            self._alone[token] = self._decode([token])
+        return self._alone[token]
 
     def new_detokenizer(self) -> StreamingDetokenizer:
         """Turns ids into text one by one."""
@@ -184,8 +189,12 @@ class LMTokenizer:
 
     def _is_byte_token(self, token_id: int) -> bool:
         """Whether the id is one byte by itself (``<0xE4>``), as SentencePiece falls back to."""
-        token = self.hf.convert_ids_to_tokens(token_id)
-        return isinstance(token, str) and len(token) == 6 and token.startswith("<0x")
+        known = self._bytes.get(token_id)
+        if known is None:
+            token = self.hf.convert_ids_to_tokens(token_id)
+            known = isinstance(token, str) and len(token) == 6 and token.startswith("<0x")
+            self._bytes[token_id] = known
+        return known
 
     def _encode(
         self, text: str, *, field: str
@@ -229,6 +238,22 @@ class LMTokenizer:
             roles=roles,
             text=text,
         )
+
+
+def _plain_decoder(hf: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
+    """ids -> text, special tokens written out, nothing cleaned up.
+
+    By the tokenizer itself, unless its class has a way of its own: what transformers does around it
+    takes several times as long as decoding a token or two.
+    """
+    own = type(hf)
+    fast = PreTrainedTokenizerFast
+    if isinstance(hf, fast) and own.decode is fast.decode and own._decode is fast._decode:
+        decode = hf.backend_tokenizer.decode
+        return lambda ids: str(decode(ids, skip_special_tokens=False))
+    return lambda ids: str(
+        hf.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )
 
 
 def structural_token_ids(hf: PreTrainedTokenizerBase) -> list[int]:

@@ -120,6 +120,22 @@ def test_streamed_text_of_a_byte_fallback_concatenates_too(ids: list[int]) -> No
     assert "".join([*deltas, stream.flush()]) == FALLBACK.decode(ids)
 
 
+@pytest.mark.parametrize("tok", [PLAIN, FALLBACK], ids=["plain", "fallback"])
+@pytest.mark.parametrize("own", [False, True], ids=["fast", "own decoding"])
+def test_text_is_what_transformers_says(tok: LMTokenizer, own: bool) -> None:
+    class Shouting(PreTrainedTokenizerFast):
+        def _decode(self, *args: object, **options: object) -> str:
+            return super()._decode(*args, **options).upper()
+
+    hf = Shouting(tokenizer_object=tok.hf.backend_tokenizer) if own else tok.hf
+    decode = make(hf).decode
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(0, len(hf), n) for n in (0, 1, 1, 2, 7, 40) for _ in range(20)]
+    expected = [hf.decode(row.tolist(), clean_up_tokenization_spaces=False) for row in rows]
+    assert [decode(row) for row in rows] == expected
+    assert [decode(row) for row in rows] == expected  # those that are remembered, too
+
+
 def test_streamed_words_come_at_once() -> None:
     stream = FALLBACK.new_detokenizer()
     assert [stream.push(i) for i in (1, 2, 3, 1)] == ["the", " cat", "s", " the"]
