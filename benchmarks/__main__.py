@@ -22,7 +22,8 @@ from benchmarks.harness import Options, save, show
 from benchmarks.table import write_table
 
 QUESTIONS: Final = {
-    "encode": "1-3, 13: served Encode against the floor, SAELens and bfloat16",
+    "encode": "1, 13: served Encode against the floor, and in bfloat16",
+    "peer": "2, 3: served Encode against SAELens (with --peer; 20 minutes)",
     "alone": "4: what the wire adds to one short text",
     "activations": "5: Encode of a client's activations",
     "several_saes": "6: several SAEs for the same texts",

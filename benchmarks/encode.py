@@ -1,16 +1,11 @@
-"""Rows 1, 2, 3 and 13: served Encode of texts, against the floor, SAELens and bfloat16."""
+"""Rows 1 and 13: served Encode of texts, against the floor, and in bfloat16."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from benchmarks.callers import Callers, callers, encode_requests
 from benchmarks.floor import encode_floor
@@ -21,8 +16,6 @@ from saekit.codec import rows_to_csr
 
 CALLERS: Final = 16
 PER_CALL: Final = 8
-FEW: Final = 64
-PEER: Final = Path(__file__).with_name("sae_lens_encode.py")
 
 
 def measure(options: Options) -> Iterator[Report]:
@@ -51,35 +44,7 @@ def measure(options: Options) -> Iterator[Report]:
             outcomes=outcomes,
             bars=(Bar("served ÷ floor", share, least=0.9),),
         )
-        if options.peer is not None:
-            yield from _against_sae_lens(setting, clients, options)
     yield _bfloat16(setting, requests, floor, options)
-
-
-def _against_sae_lens(setting: Setting, clients: Callers, options: Options) -> Iterator[Report]:
-    few = texts()[:FEW]
-    requests = encode_requests(few, setting.sae_ids[:1], per_call=PER_CALL)
-    assert options.peer is not None
-    with _peer(options.peer, setting, few) as ask:
-        outcomes = alternate(
-            {
-                "served": lambda: clients.encode(requests),
-                "SAELens as documented": lambda: ask("documented"),
-                "SAELens at its best": lambda: ask("best"),
-            },
-            runs=options.runs,
-        )
-    for row, name, least in (
-        ("02", "SAELens as documented", 5.0),
-        ("03", "SAELens at its best", 1.15),
-    ):
-        yield Report(
-            row=row,
-            question=f"served Encode and {name}, {FEW} texts",
-            unit="tokens/s",
-            outcomes={n: o for n, o in outcomes.items() if n in ("served", name)},
-            bars=(Bar("served ÷ SAELens", ratio(outcomes, "served", name), least=least),),
-        )
 
 
 def _bfloat16(setting: Setting, requests: Sequence[Any], floor: Any, options: Options) -> Report:
@@ -124,35 +89,3 @@ def _features(clients: Callers, requests: Sequence[Any]) -> list[np.ndarray[Any,
             csr = rows_to_csr(result.encodings[0].sparse)
             found.append(csr.row_of_each() * csr.shape[1] + csr.indices)
     return found
-
-
-@contextmanager
-def _peer(python: Path, setting: Setting, few: Sequence[str]) -> Iterator[Any]:
-    """sae-lens in a process of its own, with the same weights and the same token ids."""
-    job = {
-        "model": str(setting.model_dir),
-        "sae": str(setting.sae_root / setting.sae_ids[0]),
-        "rows": [row.tolist() for row in setting.rows(list(few))],
-        "threads": torch.get_num_threads(),
-    }
-    process = subprocess.Popen(
-        [str(python), str(PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    def ask(what: Any) -> float:
-        stdin.write(json.dumps(what) + "\n")
-        stdin.flush()
-        for line in stdout:
-            if line.startswith("tokens "):
-                return float(line.split()[1])
-        raise RuntimeError("sae-lens has stopped; its error is above")
-
-    try:
-        ask(job)
-        yield ask
-    finally:
-        stdin.close()
-        process.wait(60)

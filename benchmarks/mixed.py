@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+import uvloop
+
 from benchmarks.callers import encode_requests
 from benchmarks.harness import Bar, Options, Outcome, Report, percentile
 from benchmarks.latency import Seen, channel, closed_loop, open_loop
@@ -27,7 +29,7 @@ def measure(options: Options) -> Iterator[Report]:
     encode = encode_requests([text], setting.sae_ids[:1], per_call=1)[0]
     steers = [steer_request(stream, tokens=256) for stream in range(STREAMS)]
     with served(*setting.flags) as address:
-        turns = [asyncio.run(_turn(address, encode, steers)) for _ in range(options.runs + 1)][1:]
+        turns = [uvloop.run(_turn(address, encode, steers)) for _ in range(options.runs + 1)][1:]
     gaps_alone, encode_alone, gaps, encodes = zip(*turns, strict=True)
     step = Outcome.of([percentile(g, 0.5) * 1e3 for g in gaps_alone])
     compute = Outcome.of([percentile(e, 0.5) * 1e3 for e in encode_alone])

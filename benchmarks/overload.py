@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.callers import encode_requests
@@ -32,7 +33,7 @@ def measure(options: Options) -> Iterator[Report]:
     request = encode_requests(texts(PER_CALL, seed=3), setting.sae_ids[:1], per_call=PER_CALL)[0]
     flags = (*setting.flags, "--max-queued-requests", str(QUEUE))
     with served(*flags) as address:
-        turns = [asyncio.run(_turn(address, request)) for _ in range(options.runs + 1)][1:]
+        turns = [uvloop.run(_turn(address, request)) for _ in range(options.runs + 1)][1:]
     peak, goodput, health, reject, reject_p99, rejected = zip(*turns, strict=True)
     share = Outcome.of([good / best for good, best in zip(goodput, peak, strict=True)])
     yield Report(

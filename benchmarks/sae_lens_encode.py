@@ -1,4 +1,4 @@
-"""sae-lens, in its own environment: answers ``benchmarks.encode`` line by line.
+"""sae-lens, in its own environment: answers ``benchmarks.peer`` line by line.
 
 The first line has the job; each that follows names a way to encode all its rows. It answers
 ``tokens N`` when they are encoded.

@@ -17,7 +17,7 @@ from tests.trainer.loss_cases import (
 )
 from tests.trainer.loss_reference import reference_loss
 
-from saekit_trainer import trainer as trainer_module
+from saekit_trainer import row_blocks
 from saekit_trainer.architectures import TRAINING_SAES, new_training_sae, sparse_code
 from saekit_trainer.architectures.sparse_code import few_above
 from saekit_trainer.trainer import SAETrainer
@@ -34,9 +34,9 @@ def test_loss_and_gradients_equal_the_formula(
     name: str, n_dead: int, sparse_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sparse_code, "SPARSE_SHARE", sparse_share)
-    monkeypatch.setattr(trainer_module, "SMALLEST_BLOCK", 24)  # three blocks, the last a short one
-    monkeypatch.setattr(trainer_module, "BLOCK_BYTES", 0)
-    monkeypatch.setattr(trainer_module, "SPARSE_BLOCK_BYTES", 0)
+    monkeypatch.setattr(row_blocks, "SMALLEST_BLOCK", 24)  # three blocks, the last a short one
+    monkeypatch.setattr(row_blocks, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(row_blocks, "SPARSE_BLOCK_BYTES", 0)
     trainer, x, y = trainer_and_batch(name)
     dead = kill(trainer, n_dead)
     losses, counts, residual = trainer._accumulate_gradients(x, y)
@@ -86,13 +86,17 @@ def test_the_threshold_follows_the_smallest_activation_of_each_batch(name: str) 
     expected = None
     for step in range(4):
         batch = (1 + step) * x
+        before = trainer.sae.threshold.clone()
         least = trainer.sae(batch, batch, sparsity=1.0).acts.values.min().item()
+        assert torch.equal(trainer.sae.threshold, before)  # a step that fails leaves it there
+        trainer.sae.constrain()
         expected = least if expected is None else 0.99 * expected + 0.01 * least
         assert float(trainer.sae.threshold) == pytest.approx(expected)
     saved = trainer.sae.saved_state()["threshold"]
     torch.testing.assert_close(saved, torch.full((D_SAE,), expected, dtype=torch.float64))
     trainer.sae.eval()
     trainer.sae(10 * x, 10 * y, sparsity=1.0)
+    trainer.sae.constrain()
     assert float(trainer.sae.threshold) == pytest.approx(expected)
 
 
@@ -126,8 +130,8 @@ def test_sums_over_entries_are_made_where_few_are_active(bound: float | torch.Te
 
 
 def test_blocks_grow_once_few_features_are_active(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "SMALLEST_BLOCK", 10)
-    monkeypatch.setattr(trainer_module, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(row_blocks, "SMALLEST_BLOCK", 10)
+    monkeypatch.setattr(row_blocks, "BLOCK_BYTES", 0)
     blocks = {}
     for bias in (0.0, -9.0):
         trainer, x, y = trainer_and_batch("standard")

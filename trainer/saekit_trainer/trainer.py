@@ -18,15 +18,9 @@ from saekit_trainer.distributed.ranks import Ranks
 from saekit_trainer.errors import DivergedError
 from saekit_trainer.feature_activity import FeatureActivity
 from saekit_trainer.plan import OptimizationConfig
+from saekit_trainer.row_blocks import block_rows, blocks
 from saekit_trainer.schedules import warm_up
 
-# Arrays [rows, d_sae] of a block stay in cache, and below the size from which the C allocator asks
-# the system for fresh pages each time.
-BLOCK_BYTES = 8 * 2**20
-# Where few activations are not 0 there is one such array, and what a block costs are the gradients,
-# which go through memory once for each.
-SPARSE_BLOCK_BYTES = 128 * 2**20
-SMALLEST_BLOCK = 256
 # The first gradients are hundreds of times as long as later ones. Adam's mean of squares would
 # remember them for a thousand steps, in which it would learn too slowly.
 LONGEST_GRADIENT = 1.0
@@ -194,7 +188,7 @@ class SAETrainer:
         counts = torch.zeros(self.sae.n_features, device=self.device)
         residual = torch.empty_like(y)
         stop = 0
-        size = self._block_rows(x, sparse=self.sae.works_sparsely())
+        size = block_rows(self.sae, x, sparse=self.sae.works_sparsely())
         with self.sae.fixed_norms():
             while stop < len(x):
                 start, stop = stop, len(x) if self.sae.whole_batches else min(stop + size, len(x))
@@ -203,10 +197,10 @@ class SAETrainer:
                 self._backward(output.terms, (stop - start) / of_batch, terms)
                 counts += output.acts.count_firing(self.config.dead_feature_threshold)
                 torch.sub(y[start:stop], output.y_hat.detach(), out=residual[start:stop])
-                size = self._block_rows(x, sparse=self.sae.works_sparsely(output.acts))
+                size = block_rows(self.sae, x, sparse=self.sae.works_sparsely(output.acts))
             if dead is not None and self.sae.feature_ranks.total(len(dead)):
                 leftover = Leftover(residual, self._spread(residual, of_batch))
-                for start, stop in _blocks(len(x), self._block_rows(x)):
+                for start, stop in blocks(len(x), block_rows(self.sae, x)):
                     with self._autocast():
                         revival = self.sae.revive(x[start:stop], leftover.rows(start, stop), dead)
                     self._backward(revival, (stop - start) / of_batch, terms)
@@ -286,17 +280,6 @@ class SAETrainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast)
-
-    def _block_rows(self, x: Tensor, *, sparse: bool = False) -> int:
-        """How many rows to work on at a time."""
-        if x.device.type != "cpu":
-            return len(x)
-        wanted = SPARSE_BLOCK_BYTES if sparse else BLOCK_BYTES
-        return max(wanted // (self.sae.n_features * x.element_size()), SMALLEST_BLOCK)
-
-
-def _blocks(n: int, size: int) -> list[tuple[int, int]]:
-    return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _square(tensors: list[Tensor]) -> Tensor:

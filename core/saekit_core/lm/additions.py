@@ -6,6 +6,7 @@ unless a normalisation of the run's own activations scales it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,12 @@ class Additions:
         return torch.where((delta != 0).any(dim=1)[..., None], new.to(h.dtype), h)
 
 
+    def add_everywhere(self, h: Tensor) -> Tensor:
+        """As `add` with all gates open, for h `[R, 1, ...]` with heads or without."""
+        wide = h.to(torch.promote_types(h.dtype, torch.float32))
+        return (wide + self.total.view(len(h), 1, *h.shape[2:])).to(h.dtype)
+
+
 def only_adds(row: InterventionRow) -> bool:
     """Whether all that a row changes is known before it runs."""
     fixed = not (row.conditions or row.replaced or row.preserve_norm)
@@ -68,6 +75,17 @@ def additions(layout: BatchLayout) -> dict[HookPoint, Additions]:
                 rows = found.setdefault(hook, [[] for _ in layout.rows])
                 rows[index].append((shift, along, layout.selection(index, placed.at)))
     return {hook: _stacked(layout, hook, rows) for hook, rows in found.items()}
+
+
+def open_from(rows: Sequence[InterventionRow]) -> list[int] | None:
+    """Per row the position from which every selection covers all but special tokens.
+
+    None: some never do.
+    """
+    starts = [[positions.open_from for positions in row.selections] for row in rows]
+    if any(start is None for own in starts for start in own):
+        return None
+    return [max((start or 0 for start in own), default=0) for own in starts]
 
 
 def _known(edit: Edit) -> bool:

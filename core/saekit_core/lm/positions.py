@@ -107,6 +107,12 @@ class ResolvedPositions:
     generated_special: bool
     """Whether special tokens among the generated ones are covered."""
 
+    @property
+    def open_from(self) -> int | None:
+        """The position behind the prompt from which all are covered, but for special tokens."""
+        starts = [start for start, stop in self.generated if stop is None]
+        return min(starts, default=None)
+
     def covers(self, position: int, *, special: bool = False) -> bool:
         """Whether `position` is covered; `special` says whether its token is a special one."""
         if position < len(self.prompt):

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import ge
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saekit_core.lm.additions import additions
+from saekit_core.lm.additions import additions, open_from
 from saekit_core.lm.batch_layout import BatchLayout, OpBuffers
 from saekit_core.lm.hook_points import HookPoint, Tap
 from saekit_core.lm.intervention_rows import InterventionRow
@@ -102,6 +103,7 @@ class BatchedInterventions:
             if group.writes:
                 written.add(group.sae.hook_out)
         self._written = frozenset(written)
+        self._open_from = None if self._readers or self._written else open_from(self._rows)
         self._starts: tuple[int, ...] = ()
         self._counts: tuple[int, ...] = ()
         self._gates = torch.zeros((0, 0), dtype=torch.bool)
@@ -130,6 +132,8 @@ class BatchedInterventions:
         self._pending, self._watch_values, self._hits = {}, {}, {}
         if self._idle:
             return {}
+        if self._is_settled(starts, width, special):
+            return {hook: added.add_everywhere for hook, added in self._additions.items()}
         known = self._layout.gates(starts, counts, width, special)
         self._added_everywhere = frozenset(
             hook for hook, added in self._additions.items() if added.everywhere(known)
@@ -139,6 +143,17 @@ class BatchedInterventions:
         tapped = self._readers.keys() | self._written | self._additions.keys()
         hooks = sorted(tapped, key=lambda hook: hook.depth)
         return {hook: partial(self._tap, hook) for hook in hooks}
+
+    def _is_settled(
+        self, starts: Sequence[int], width: int, special: NDArray[np.bool_] | None
+    ) -> bool:
+        """Whether a decode step adds everything everywhere: most do, and no gate need be made."""
+        return (
+            self._open_from is not None
+            and width == 1
+            and all(map(ge, starts, self._open_from))
+            and (special is None or not special.any())
+        )
 
     def _open_gates(self, gates: Tensor) -> None:
         if self._gates.shape == gates.shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from tests.core.lm.edit_support import HEADS, HOOK, D, bind, of_head, prompt, random_sae, same_bits
@@ -89,6 +90,32 @@ def test_positions_that_are_not_selected_keep_every_bit(sae: BoundSAE) -> None:
     later, _ = step(rows, h, start=8)
     torch.testing.assert_close(later[0, 0], h[0, 0] + 2 * w[3] + w[4])
     torch.testing.assert_close(later[1, 0], h[1, 0] + 3 * w[6])
+
+
+def test_a_step_of_additions_alone_makes_no_gates_once_all_are_open(sae: BoundSAE) -> None:
+    late = PositionSelector(ranges=((8, None),), include_special=False)
+    plain = PositionSelector(include_special=False)
+    row = adding(
+        FeatureEdit(sae, 3, ADD(2.0), positions=late),
+        FeatureEdit(sae, 4, ADD(1.0), positions=plain),
+    )
+    batch = BatchedInterventions([row, idle_row()], torch.device("cpu"))
+    h = activations(2)
+    asked: list[int] = []
+    gates = batch._layout.gates
+    batch._layout.gates = lambda *args: asked.append(args[0][0]) or gates(*args)
+
+    def new(start: int, *special: bool) -> Tensor:
+        marks = np.array([special]).T
+        (tap,) = batch.taps([start, start], [1, 1], 1, marks).values()
+        return tap(h)
+
+    w = sae.sae.W_dec.detach()
+    for start, moved in ((7, w[4]), (8, 2 * w[3] + w[4]), (9, 2 * w[3] + w[4])):
+        torch.testing.assert_close(new(start, False, False)[0, 0], h[0, 0] + moved)
+    assert asked == [7]
+    assert same_bits(new(9, True, False), h)  # a special token, which no selector names
+    assert asked == [7, 9]
 
 
 def test_what_is_watched_beside_it_is_read_before_it_is_added(sae: BoundSAE) -> None:

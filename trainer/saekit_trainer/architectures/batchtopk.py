@@ -26,6 +26,8 @@ class BatchTopKSAE(TopKSAE):
 
     whole_batches = True
     threshold: Tensor
+    _least: Tensor | None = None
+    """Of the batch whose step is not done yet."""
 
     def __init__(
         self,
@@ -60,13 +62,19 @@ class BatchTopKSAE(TopKSAE):
         self, acts: Tensor, entries: Entries, terms: dict[str, Tensor], y_hat: Tensor
     ) -> TrainingOutput:
         if self.training:
-            self._move_threshold(acts.detach())
+            least = acts.detach().min() if len(acts) else acts.new_full((), torch.inf)
+            self._others.all_min(least)
+            self._least = least.to(self.threshold.dtype)
         return super()._output(acts, entries, terms, y_hat)
 
-    def _move_threshold(self, acts: Tensor) -> None:
-        least = acts.min() if len(acts) else acts.new_full((), torch.inf)
-        self._others.all_min(least)
-        least = least.to(self.threshold.dtype)
+    @torch.no_grad()
+    def constrain(self) -> None:
+        super().constrain()
+        if self._least is not None:
+            self._move_threshold(self._least)
+            self._least = None
+
+    def _move_threshold(self, least: Tensor) -> None:
         moved = torch.lerp(self.threshold, least, self.config.topk_threshold_lr)
         moved = torch.where(self.threshold.isfinite(), moved, least)
         # A batch without any activation leaves it where it is.
