@@ -10,6 +10,8 @@ from benchmarks.harness import RESULTS
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN: Final = "<!-- measured: begin -->"
+FULL: Final = 5
+"""Turns of a measurement, where the table does not say another number."""
 END: Final = "<!-- measured: end -->"
 
 
@@ -39,6 +41,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
         for name, outcome in result["outcomes"].items()
     )
     where = f"{result['date']}, {result['device']}"
+    if (turns := min(len(outcome["runs"]) for outcome in result["outcomes"].values())) != FULL:
+        where += f", {turns} turns"
     row = result["row"].lstrip("0")
     head = [row, result["question"], figures]
     if not result["bars"]:

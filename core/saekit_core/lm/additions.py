@@ -50,7 +50,6 @@ class Additions:
         new = wide + torch.bmm(delta.transpose(1, 2), self.along)
         return torch.where((delta != 0).any(dim=1)[..., None], new.to(h.dtype), h)
 
-
     def add_everywhere(self, h: Tensor) -> Tensor:
         """As `add` with all gates open, for h `[R, 1, ...]` with heads or without."""
         wide = h.to(torch.promote_types(h.dtype, torch.float32))
