@@ -42,7 +42,7 @@ QUESTIONS: Final = {
     "trainer_quality": "T3: explained variance and L0 against SAELens",
 }
 TRAINER: Final = ("trainer", "trainer_wide", "trainer_quality")
-NOT_DEFAULT: Final = ("gpu", "loading", "data", "scaling", *TRAINER)
+NOT_DEFAULT: Final = ("peer", "gpu", "loading", "data", "scaling", *TRAINER)
 DEFAULT: Final = tuple(name for name in QUESTIONS if name not in NOT_DEFAULT)
 
 

@@ -22,9 +22,9 @@ PEER: Final = Path(__file__).with_name("sae_lens_encode.py")
 
 
 def measure(options: Options) -> Iterator[Report]:
-    """On the GPT-2-shaped model and its 24,576 features; nothing without a peer."""
+    """On the GPT-2-shaped model and its 24,576 features."""
     if options.peer is None:
-        return
+        raise SystemExit("peer: --peer has to name a Python that has sae-lens")
     setting = gpt2_shaped()
     few = texts()[:FEW]
     requests = encode_requests(few, setting.sae_ids[:1], per_call=PER_CALL)
