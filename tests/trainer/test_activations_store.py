@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.models import build_llama, story
+from torch import Tensor
 
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
@@ -145,6 +147,34 @@ def test_the_buffer_hands_out_every_row_once_and_allocates_once() -> None:
     assert len(missing) <= 200  # what is still in the buffer
     assert (out[:-1] > out[1:]).float().mean() > 0.4  # not in order
     assert out[:32].max() > 150  # the first batch is drawn from the whole buffer
+
+
+@pytest.mark.parametrize(
+    ("total", "told_from"), [(64, 0), (200, 0), (416, 0), (416, 3), (1600, 0), (1600, 40)]
+)
+def test_told_what_is_wanted_the_buffer_asks_for_no_more(total: int, told_from: int) -> None:
+    rows = torch.arange(5000.0)[:, None]
+    taken = 0
+
+    def chunks() -> Iterator[Tensor]:
+        nonlocal taken
+        for chunk in rows.split(37):
+            taken += len(chunk)
+            yield chunk
+
+    buffer = MixingBuffer(chunks(), capacity=200, d_in=1, dtype=torch.float32, device="cpu", seed=0)
+    batches = []
+    for start in range(0, total, 32):
+        wanted = total - start if len(batches) >= told_from else None
+        batches.append(buffer.next_batch(min(32, total - start), wanted))
+    out = torch.cat(batches).squeeze(1)
+    assert len(out.unique()) == len(out) == total
+    assert taken == -(-total // 37) * 37
+    assert torch.equal(out.sort().values, rows[:total, 0])
+    assert not torch.equal(out, out.sort().values)
+    # And it goes on where more is wanted after all.
+    more = torch.cat([buffer.next_batch(32) for _ in range(20)]).squeeze(1)
+    assert len(torch.cat([out, more]).unique()) == total + 640
 
 
 def test_the_buffer_refuses_a_batch_of_more_than_half_of_it() -> None:

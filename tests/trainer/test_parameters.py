@@ -19,12 +19,14 @@ from torch import Tensor
 from saekit_core.lm.errors import LMError
 from saekit_core.lm.model import LanguageModel
 from saekit_trainer.activations_store import ActivationsStore
+from saekit_trainer.config import LanguageModelSAERunnerConfig
 from saekit_trainer.errors import DatasetError
 from saekit_trainer.geometric_median import initial_decoder_bias
 from saekit_trainer.plan import plan_sae
 from saekit_trainer.runner import SAETrainingRunner
 from saekit_trainer.sae_in_training import SAEInTraining
 from saekit_trainer.samples.rows import StreamRows, TableRows
+from saekit_trainer.store_config import StoreConfig
 
 
 def test_model_name_and_hook_layer_say_where(folder: Path, text: str) -> None:
@@ -140,6 +142,23 @@ def test_a_model_that_runs_ahead_changes_nothing(run: Any) -> None:
         weights.append(runner.result.sae.W_dec)
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("device", "values", "expected"),
+    [
+        ("cpu", {}, 0),
+        ("cuda", {}, 1),
+        ("cpu", {"use_cached_activations": True, "cached_activations_path": "cache"}, 1),
+        ("cpu", {"prefetch_llm_batches": True}, 1),
+        ("cuda", {"prefetch_llm_batches": 0}, 0),
+    ],
+)
+def test_unless_told_the_model_runs_ahead_where_the_steps_do_not_need_its_cores(
+    device: str, values: dict[str, Any], expected: int
+) -> None:
+    cfg = LanguageModelSAERunnerConfig(**values)
+    assert StoreConfig.of_run(cfg, torch.device(device)).prefetch == expected
 
 
 def test_the_learning_rate_follows_its_schedule(run: Any) -> None:

@@ -296,7 +296,13 @@ def test_what_changes_no_weights_may_differ(
 def test_a_run_may_become_longer_before_its_schedules_notice(
     model: LanguageModel, text: str, tmp_path: Path
 ) -> None:
-    schedules = {"lr_warm_up_steps": 2, "l1_warm_up_steps": 2, "lr_decay_steps": 3}
+    # A buffer of two batches.
+    schedules = {
+        "lr_warm_up_steps": 2,
+        "l1_warm_up_steps": 2,
+        "lr_decay_steps": 3,
+        "n_batches_in_buffer": 1,
+    }
     longer = {**schedules, "training_tokens": 256 * 12}
     stopped(small(text, tmp_path, **schedules), model, 5)
     whole = run_of(small(text, tmp_path / "whole", **longer), model)
@@ -321,6 +327,29 @@ def test_a_run_may_become_longer_before_its_schedules_notice(
         report=lambda status: seen.append(status.metrics.learning_rate),
     )
     assert len(seen) == 4
+
+
+def test_a_run_may_become_longer_before_the_last_rows_of_its_buffer(
+    model: LanguageModel, text: str, tmp_path: Path
+) -> None:
+    # Of eight batches the buffer holds six: the fourth is drawn with none to come for its place.
+    schedules = {"lr_warm_up_steps": 0, "l1_warm_up_steps": 0, "lr_decay_steps": 0}
+    longer = {**schedules, "training_tokens": 256 * 12}
+    whole = run_of(small(text, tmp_path / "whole", **longer), model)
+    assert whole.result is not None
+    for after in (3, 4):
+        place = tmp_path / str(after)
+        stopped(small(text, place, **schedules), model, after)
+        (run,) = (place / "runs").iterdir()
+        cfg = small(text, place, **longer, resume_from_checkpoint=str(run))
+        if after == 4:
+            with pytest.raises(ConfigError, match=r"and data were fitted to: step 3 would"):
+                run_of(cfg, model)
+            cfg = replace(cfg, resume_changes=("training_tokens",))
+        resumed = run_of(cfg, model)
+        assert resumed.result is not None
+        same = torch.equal(whole.result.sae.W_dec, resumed.result.sae.W_dec)
+        assert same == (after == 3)
 
 
 def test_a_place_without_a_state_is_refused(

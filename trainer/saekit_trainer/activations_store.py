@@ -99,18 +99,7 @@ class ActivationsStore:
             DatasetError: the data set cannot be opened.
         """
         hooks = (hook,) if isinstance(hook, HookPoint) else tuple(hook)
-        config = StoreConfig(
-            store_batch_size_prompts=cfg.store_batch_size_prompts,
-            train_batch_size_tokens=cfg.train_batch_size_tokens,
-            n_batches_in_buffer=cfg.n_batches_in_buffer,
-            eval_contexts=cfg.eval_contexts,
-            exclude_special_tokens=cfg.exclude_special_tokens,
-            seqpos_slice=cfg.seqpos_slice,
-            prefetch=int(cfg.prefetch_llm_batches),
-            dtype=getattr(torch, cfg.dtype),
-            autocast=cfg.autocast_lm,
-            seed=cfg.seed,
-        )
+        config = StoreConfig.of_run(cfg, model.device)
         return cls(model, hooks, training_source(model, cfg, hooks, dataset), config, ranks=ranks)
 
     @classmethod
@@ -232,12 +221,17 @@ class ActivationsStore:
         start = sum(other.d for other in self.hooks[: self.hooks.index(hook)])
         return slice(start, start + hook.d)
 
-    def next_batch(self) -> Tensor:
+    def next_batch(self, batches_left: int | None = None) -> Tensor:
         """Activations ``[train_batch_size_tokens, d_in]`` of tokens from many contexts.
 
         Which ones, and their order, is determined by the source and the seed.
+
+        Args:
+            batches_left: how many will be asked for, this one included. The model then computes no
+                more than those need, and the buffer is empty at the end. None: without end.
         """
-        return self._rows.next_batch(self.config.train_batch_size_tokens)
+        n = self.config.train_batch_size_tokens
+        return self._rows.next_batch(n, None if batches_left is None else batches_left * n)
 
     @property
     def cached_dataset(self) -> str | None:

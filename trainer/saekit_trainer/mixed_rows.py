@@ -38,17 +38,14 @@ class MixedRows:
     def skipped_samples(self) -> int:
         return int(self._live.position["skipped"])
 
-    def next_batch(self, n: int) -> Tensor:
-        """``[n, d_in]``, a tensor of its own."""
+    def next_batch(self, n: int, wanted: int | None = None) -> Tensor:
+        """``[n, d_in]``, a tensor of its own; `wanted` as in `MixingBuffer.next_batch`."""
         if self._buffer is None:
             first = next(self._live)
-            capacity = max(
-                self._config.n_batches_in_buffer * self._tokens_per_run(),
-                2 * self._config.train_batch_size_tokens,
-            )
+            capacity = self._config.buffer_rows(self._live.context_size)
             chunks = itertools.chain([first], self._live)
             self._buffer = self._new_buffer(chunks, capacity, first.shape[1])
-        return self._buffer.next_batch(n)
+        return self._buffer.next_batch(n, wanted)
 
     def take_contexts(self, n: int) -> Tokens:
         """The next contexts, int64 ``[n, context]``, which then are not trained on."""
@@ -72,10 +69,6 @@ class MixedRows:
 
     def close(self) -> None:
         self._live.close()
-
-    def _tokens_per_run(self) -> int:
-        positions = range(self._live.context_size)[slice(*self._config.seqpos_slice)]
-        return self._live.n_prompts * len(positions)
 
     def _new_buffer(self, chunks: Iterator[Tensor], capacity: int, d_in: int) -> MixingBuffer:
         return MixingBuffer(

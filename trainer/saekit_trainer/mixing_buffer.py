@@ -16,6 +16,9 @@ class MixingBuffer:
     replaced by new ones before the next batch, so that new ones are asked for at the pace at which
     batches are: a model that runs ahead is never waited for in bursts. Each row that enters leaves
     once at most.
+
+    Told how many rows are still wanted, it asks for no more than those, and hands out its last rows
+    to the end: no activation is computed that nobody trains on.
     """
 
     def __init__(
@@ -50,17 +53,23 @@ class MixingBuffer:
         """Rows held."""
         return len(self._rows)
 
-    def next_batch(self, n: int) -> Tensor:
-        """`n` rows ``[n, d_in]``, at most half the capacity, as a tensor of their own."""
+    def next_batch(self, n: int, wanted: int | None = None) -> Tensor:
+        """`n` rows ``[n, d_in]``, at most half the capacity, as a tensor of their own.
+
+        Args:
+            wanted: rows that will be asked for, these included; None: without end.
+        """
         if n > self.capacity // 2:
             raise ValueError(f"a batch of {n} from a buffer of {self.capacity}, at most half of it")
-        self._refill()
-        if self._taken + n > self.capacity // 2:
+        self._refill(self.capacity if wanted is None else min(max(wanted, n), self.capacity))
+        if self._vacant:
+            self._begin_last_rows()
+        elif self._taken + n > self.capacity // 2:
             self._order = torch.randperm(self.capacity, generator=self._generator)
             self._taken = 0
         batch = self._rows.index_select(0, self._slots(self._taken, self._taken + n))
         self._taken += n
-        self._vacant = n
+        self._vacant += n
         return batch
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -93,15 +102,26 @@ class MixingBuffer:
         # Torch reads it as a struct, and crashes where a mapped file has it at an odd address.
         self._generator.set_state(state["generator"].clone())
 
-    def _refill(self) -> None:
-        while self._vacant:
+    def _refill(self, wanted: int) -> None:
+        """Replace rows until there are `wanted`, at most the capacity."""
+        while (missing := wanted - (self.capacity - self._vacant)) > 0:
             chunk = self._pending if len(self._pending) else next(self._chunks)
-            part = chunk[: self._vacant]
+            part = chunk[:missing]
             first = self._taken - self._vacant
             slots = self._slots(first, first + len(part))
             self._rows.index_copy_(0, slots, part.to(self._rows))
             self._pending = chunk[len(part) :]
             self._vacant -= len(part)
+
+    def _begin_last_rows(self) -> None:
+        """Where some vacancies stay: from now on all rows that there are leave, in random order."""
+        if self._taken == self._vacant:
+            return  # It is so already.
+        vacant = self._order[self._taken - self._vacant : self._taken]
+        kept = torch.cat([self._order[: self._taken - self._vacant], self._order[self._taken :]])
+        shuffled = kept[torch.randperm(len(kept), generator=self._generator)]
+        self._order = torch.cat([vacant, shuffled])
+        self._taken = self._vacant
 
     def _slots(self, start: int, stop: int) -> Tensor:
         return self._order[start:stop].to(self._rows.device)

@@ -79,9 +79,10 @@ class RunConfig:
     n_batches_in_buffer: int = 8
     """Runs of the model that the mixing buffer holds; it is never smaller than two training
     batches."""
-    prefetch_llm_batches: int | bool = 1
+    prefetch_llm_batches: int | bool | None = None
     """Runs of the model that a thread does ahead of the training steps that need them; 0 for none.
-    The batches are the same."""
+    The batches are the same. None: 1, but 0 where the model runs on a CPU, whose cores the steps
+    need too."""
     eval_contexts: int = 64
     """First contexts of the data set, kept out of training for the evaluation."""
     feature_stats_tokens: int = 32_768

@@ -8,8 +8,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final
 
+import torch
+
 from saekit_trainer.plan import SAEPlan, optimization_config, total_steps
 from saekit_trainer.schedules import warm_up
+from saekit_trainer.store_config import StoreConfig
 
 Fields = dict[str, dict[str, Any]]
 """Name of the SAE → field → JSON value."""
@@ -103,8 +106,8 @@ def differences(
                 if differing is None:
                     continue
                 found[field] = (
-                    f"training_tokens: {new}, but {old} when the run began, which schedules were "
-                    f"fitted to: step {differing} would have been another"
+                    f"training_tokens: {new}, but {old} when the run began, which schedules and "
+                    f"data were fitted to: step {differing} would have been another"
                 )
                 continue
             found[field] = f"{field}: {json.dumps(new)}, but {json.dumps(old)} when the run began"
@@ -113,11 +116,18 @@ def differences(
 
 def _first_other_step(plan: SAEPlan, training_tokens: int, step: int) -> int | None:
     """The first of `step` steps that a run of another length would have done otherwise."""
-    then = replace(plan.cfg, training_tokens=training_tokens)
-    runs = [(total_steps(cfg), optimization_config(cfg, plan.sae)) for cfg in (then, plan.cfg)]
+    cfgs = (replace(plan.cfg, training_tokens=training_tokens), plan.cfg)
+    runs = [(total_steps(cfg), optimization_config(cfg, plan.sae)) for cfg in cfgs]
+    held = StoreConfig.of_run(plan.cfg, torch.device("cpu")).buffer_rows(plan.cfg.context_size)
     for i in range(step):
         rates = {run.schedule.at(i, total) for total, run in runs}
         factors = {warm_up(i, run.sparsity_warm_up_steps) for _, run in runs}
-        if len(rates) > 1 or len(factors) > 1:
+        # The last rows of the buffer are drawn otherwise, without new ones.
+        drawn = {min((total - i) * plan.cfg.train_batch_size_tokens, held) for total, _ in runs}
+        if (
+            len(rates) > 1
+            or len(factors) > 1
+            or (len(drawn) > 1 and not plan.cfg.use_cached_activations)
+        ):
             return i
     return None if step <= runs[1][0] else runs[1][0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from saekit_trainer.errors import ConfigError
+from saekit_trainer.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,35 @@ class StoreConfig:
     autocast: bool = False
     """Whether the model's matrix products are done in bfloat16."""
     seed: int = 42
+
+    @classmethod
+    def of_run(cls, cfg: RunConfig, model_device: torch.device) -> StoreConfig:
+        """What a training run asks for, behind a model on `model_device`."""
+        ahead = cfg.prefetch_llm_batches
+        if ahead is None:
+            # Beside training steps on the same cores, both take longer than one after the other. A
+            # disk is read meanwhile.
+            ahead = model_device.type != "cpu" or cfg.use_cached_activations
+        return cls(
+            store_batch_size_prompts=cfg.store_batch_size_prompts,
+            train_batch_size_tokens=cfg.train_batch_size_tokens,
+            n_batches_in_buffer=cfg.n_batches_in_buffer,
+            eval_contexts=cfg.eval_contexts,
+            exclude_special_tokens=cfg.exclude_special_tokens,
+            seqpos_slice=cfg.seqpos_slice,
+            prefetch=int(ahead),
+            dtype=getattr(torch, cfg.dtype),
+            autocast=cfg.autocast_lm,
+            seed=cfg.seed,
+        )
+
+    def buffer_rows(self, context_size: int) -> int:
+        """Activations that the buffer holds, of contexts of `context_size` tokens."""
+        positions = len(range(context_size)[slice(*self.seqpos_slice)])
+        return max(
+            self.n_batches_in_buffer * self.store_batch_size_prompts * positions,
+            2 * self.train_batch_size_tokens,
+        )
 
 
 def usable_device(device: str | torch.device) -> torch.device:

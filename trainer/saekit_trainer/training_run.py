@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from saekit_core.heap import kept_heap
 from saekit_core.lm.model import LanguageModel
 from saekit_core.sae.disk import write_sae_folder
 from saekit_core.sae.features_file import FeaturesFile
@@ -109,7 +110,7 @@ class TrainingRun:
         """
         self._began = self._stepping = self._clock()
         try:
-            with StopSignals() as stop:
+            with StopSignals() as stop, kept_heap(wanted=self._model.device.type == "cpu"):
                 try:
                     return self._run(stop)
                 except TrainingInterrupted as interrupt:
@@ -142,7 +143,7 @@ class TrainingRun:
 
     def _begin(self) -> Tensor:
         """The first batch, by which the SAEs begin."""
-        first = self._store.next_batch()
+        first = self._store.next_batch(self._total_steps)
         for name, plan in self.plans.items():
             self.saes[name] = SAEInTraining(plan, self._store, first, self._ranks)
         self._stepping = self._clock()
@@ -201,7 +202,7 @@ class TrainingRun:
 
     def _next_batch(self, total: int) -> Tensor:
         try:
-            return self._store.next_batch()
+            return self._store.next_batch(total - self.step)
         except DatasetError as error:  # nothing of the steps done is lost by that
             # Others may not have come upon it, and would not take part.
             if self.step and self._ranks.count == 1:

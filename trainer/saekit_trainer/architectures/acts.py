@@ -44,6 +44,8 @@ class DenseActs:
 
     values: Tensor
     """``[rows, d_sae]``"""
+    positive: Tensor | None = None
+    """Rows in which each feature is above 0 ``[d_sae]``, where they are counted already."""
 
     def with_values(self, values: Tensor) -> DenseActs:
         return DenseActs(values)
@@ -58,6 +60,8 @@ class DenseActs:
         return self.values.sum(dim=0)
 
     def count_firing(self, threshold: float) -> Tensor:
+        if threshold == 0 and self.positive is not None:
+            return self.positive.float()
         # Comparing into numbers and a product with ones: comparing into booleans and summing those
         # over rows takes several times as long.
         firing = torch.empty_like(self.values, requires_grad=False)

@@ -69,8 +69,8 @@ class JumpReLUSAE(TrainingSAE):
         # Features that are not active but near it have a part in the gradient.
         near = few_above(p, threshold.detach() - bandwidth / 2)
         if near is None:
-            acts, l0 = jumprelu(p, threshold, bandwidth)
-            return DenseActs(acts), l0
+            acts, l0, counts = jumprelu(p, threshold, bandwidth)
+            return DenseActs(acts, positive=counts), l0
         at_entries = self.pre_activations_at(near, p, x)
         values, l0 = jumprelu_entries(at_entries, self.threshold, near, bandwidth)
         return SparseActs(near, values), l0

@@ -19,37 +19,46 @@ class JumpReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
-        """`p` ``[rows, d_sae]``, `threshold` ``[d_sae]`` → a ``[rows, d_sae]``, L0 ``[rows]``."""
+    def forward(
+        ctx: Any, p: Tensor, threshold: Tensor, bandwidth: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            p: ``[rows, d_sae]``.
+            threshold: ``[d_sae]``.
+
+        Returns:
+            a ``[rows, d_sae]``, L0 ``[rows]``, and the number of rows in which each feature is
+            active ``[d_sae]``, which has no gradient.
+        """
         over = p - threshold
         # `threshold_backward` and `hardtanh_backward` keep what is above a bound, or between two,
         # in one pass; comparing into booleans and multiplying takes several.
-        active = _keep_above(p.new_ones(()).expand_as(p), over)
+        active = torch.ops.aten.threshold_backward(p.new_ones(()).expand_as(p), over, 0)
         ctx.save_for_backward(over, threshold)
         ctx.bandwidth = bandwidth
-        return p * active, active @ active.new_ones(active.shape[1])
+        l0 = active @ active.new_ones(active.shape[1])
+        counts = active.new_ones(len(active)) @ active
+        ctx.mark_non_differentiable(counts)
+        return active.mul_(p), l0, counts
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_acts, grad_l0 = grads
+        grad_acts, grad_l0, _ = grads
         over, threshold = ctx.saved_tensors
         half = ctx.bandwidth / 2
-        pull = torch.addcmul(grad_l0[:, None].to(over.dtype), grad_acts, threshold)
-        pull = torch.ops.aten.hardtanh_backward(pull, over, -half, half)
-        grad_threshold = (pull.new_ones(len(pull)) @ pull) / -ctx.bandwidth
-        return _keep_above(grad_acts, over), grad_threshold, None
+        # One array for all of it: to make another is to clear its memory first.
+        work = torch.addcmul(grad_l0[:, None].to(over.dtype), grad_acts, threshold)
+        torch.ops.aten.hardtanh_backward.grad_input(work, over, -half, half, grad_input=work)
+        grad_threshold = (work.new_ones(len(work)) @ work) / -ctx.bandwidth
+        torch.ops.aten.threshold_backward.grad_input(grad_acts, over, 0, grad_input=work)
+        return work, grad_threshold, None
 
 
-def _keep_above(values: Tensor, over: Tensor) -> Tensor:
-    """`values` where `over` is positive, 0 elsewhere."""
-    kept: Tensor = torch.ops.aten.threshold_backward(values, over, 0)
-    return kept
-
-
-def jumprelu(p: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+def jumprelu(p: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor, Tensor]:
     """`JumpReLU` with types."""
-    acts, l0 = JumpReLU.apply(p, threshold, bandwidth)  # type: ignore[no-untyped-call]
-    return acts, l0
+    acts, l0, counts = JumpReLU.apply(p, threshold, bandwidth)  # type: ignore[no-untyped-call]
+    return acts, l0, counts
 
 
 class JumpReLUEntries(torch.autograd.Function):

@@ -55,17 +55,12 @@ class CachedRows:
                 "that are kept for evaluation",
                 field="cached_activations_path",
             )
-        positions = len(range(size)[slice(*config.seqpos_slice)])
-        capacity = max(
-            config.n_batches_in_buffer * config.store_batch_size_prompts * positions,
-            2 * config.train_batch_size_tokens,
-        )
         self._reader = WindowReader(
             cache,
             tuple(cache.columns(hook) for hook in hooks),
             KeptRows(tokenizer, config.exclude_special_tokens, config.seqpos_slice),
             first_row=self._held_out * size,
-            rows_per_window=capacity // 2,
+            rows_per_window=config.buffer_rows(size) // 2,
             seed=config.seed,
         )
         self._dtype, self._device = config.dtype, device
@@ -84,8 +79,9 @@ class CachedRows:
     def skipped_samples(self) -> int:
         return self.cache.index.skipped_samples
 
-    def next_batch(self, n: int) -> Tensor:
-        """``[n, d_in]``, a tensor of its own."""
+    def next_batch(self, n: int, wanted: int | None = None) -> Tensor:
+        """``[n, d_in]``, a tensor of its own; what is `wanted` after it makes no difference."""
+        del wanted
         batch = torch.empty(n, self._reader.d_in, dtype=self._dtype)
         filled, windows = 0, 0
         while filled < n:
