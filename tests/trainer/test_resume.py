@@ -227,7 +227,7 @@ def test_what_an_earlier_attempt_left_is_replaced(
         left.mkdir()
     stopped(replace(cfg, resume_from_checkpoint="latest"), model, 4)
     assert states(tmp_path) == ["step-2", "step-4"]
-    assert {place.name for place in run.iterdir()} == {"resume", "metrics.jsonl"}
+    assert {p.name for p in run.iterdir()} == {"resume", "metrics.jsonl", ".lock"}
     # From an earlier state on, the later ones no longer count.
     stopped(replace(cfg, resume_from_checkpoint=str(run / "resume" / "step-2")), model, 3)
     assert states(tmp_path) == ["step-2", "step-3"]
@@ -350,6 +350,29 @@ def test_a_run_may_become_longer_before_the_last_rows_of_its_buffer(
         assert resumed.result is not None
         same = torch.equal(whole.result.sae.W_dec, resumed.result.sae.W_dec)
         assert same == (after == 3)
+
+
+def test_one_process_at_a_time_trains_a_run(
+    model: LanguageModel, text: str, tmp_path: Path
+) -> None:
+    cfg = small(text, tmp_path)
+    second = SAETrainingRunner(cfg, override_model=model)
+    refused = []
+
+    def intrude(status: RunStatus) -> None:
+        if status.metrics.step == 3:
+            for begin in (second.run, lambda: SAETrainingRunner(cfg, override_model=model)):
+                with pytest.raises(CheckpointError, match="another process is training in") as e:
+                    begin()
+                refused.append(e.value.field)
+
+    first = run_of(cfg, model, report=intrude)
+    assert refused == ["checkpoint_path"] * 2
+    # Once it has ended, the place is free.
+    second.run()
+    assert first.result is not None
+    assert second.result is not None
+    assert torch.equal(first.result.sae.W_dec, second.result.sae.W_dec)
 
 
 def test_a_place_without_a_state_is_refused(

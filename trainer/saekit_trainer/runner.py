@@ -21,6 +21,7 @@ from saekit_trainer.results import Reporter, RunObserver, RunStatus, TrainingRes
 from saekit_trainer.resuming import ResumePoint, find_resume_point
 from saekit_trainer.run_config import RunConfig
 from saekit_trainer.run_folders import RunFolders
+from saekit_trainer.run_lock import alone_in
 from saekit_trainer.training_run import TrainingRun
 
 
@@ -166,30 +167,33 @@ def _prepare(
     model = model or boot_model(cfg.model_name, device=ranks.device_for(cfg.device))
     plans = {name: plan_sae(member, model) for name, member in members.items()}
     folders = RunFolders(cfg, plans)
-    resume = find_resume_point(cfg, plans, folders.checkpoints, model.revision)
-    ranks.total(0)  # all have looked before the main one tidies up
-    hooks = {hook: None for plan in plans.values() for hook in (plan.hook, plan.hook_out)}
-    for plan in plans.values():
-        check_width(plan.sae.d_sae, cfg, ranks)
-    store = ActivationsStore.from_config(model, cfg, tuple(hooks), dataset, ranks)
-    following = [*observers] if ranks.is_main else []
-    if report is not None and ranks.is_main:
-        following.append(_Calling(report))
-    if ranks.is_main:
-        following.extend(open_logs(cfg, plans, folders.home, resume))
-        if folders.report is not None:
-            following.append(ReportWriter(folders.report, plans))
-    if cfg.max_seconds is not None:
-        clock = ranks.main_clock(clock)  # it decides how many steps there are
-    run = TrainingRun(
-        cfg,
-        plans,
-        model,
-        store,
-        folders=folders,
-        resume=resume,
-        ranks=ranks,
-        observers=following,
-        clock=clock,
-    )
-    return run, model, store, resume
+    begun = folders.checkpoints if ranks.is_main else None
+    # What an earlier attempt left is looked through and tidied up: it must have ended.
+    with alone_in(begun if begun is not None and begun.exists() else None):
+        resume = find_resume_point(cfg, plans, folders.checkpoints, model.revision)
+        ranks.total(0)  # all have looked before the main one tidies up
+        hooks = {hook: None for plan in plans.values() for hook in (plan.hook, plan.hook_out)}
+        for plan in plans.values():
+            check_width(plan.sae.d_sae, cfg, ranks)
+        store = ActivationsStore.from_config(model, cfg, tuple(hooks), dataset, ranks)
+        following = [*observers] if ranks.is_main else []
+        if report is not None and ranks.is_main:
+            following.append(_Calling(report))
+        if ranks.is_main:
+            following.extend(open_logs(cfg, plans, folders.home, resume))
+            if folders.report is not None:
+                following.append(ReportWriter(folders.report, plans))
+        if cfg.max_seconds is not None:
+            clock = ranks.main_clock(clock)  # it decides how many steps there are
+        run = TrainingRun(
+            cfg,
+            plans,
+            model,
+            store,
+            folders=folders,
+            resume=resume,
+            ranks=ranks,
+            observers=following,
+            clock=clock,
+        )
+        return run, model, store, resume

@@ -40,6 +40,7 @@ from saekit_trainer.resuming import ResumePoint
 from saekit_trainer.run_config import RunConfig
 from saekit_trainer.run_folders import RunFolders
 from saekit_trainer.run_identity import run_fields
+from saekit_trainer.run_lock import alone_in
 from saekit_trainer.sae_in_training import SAEInTraining
 from saekit_trainer.stop_signals import StopSignals
 from saekit_trainer.trainer import StepMetrics
@@ -103,14 +104,19 @@ class TrainingRun:
         """Train, evaluate, and write the folders if there are to be any.
 
         Raises:
-            CheckpointError: a folder cannot be written, or the state to go on from be read.
+            CheckpointError: a folder cannot be written, the state to go on from cannot be read, or
+                another process is training in the run's folder.
             DatasetError: the data set turns out to be broken or too small.
             DivergedError: a loss is not finite.
             TrainingInterrupted: SIGINT or SIGTERM came; the state is written.
         """
         self._began = self._stepping = self._clock()
         try:
-            with StopSignals() as stop, kept_heap(wanted=self._model.device.type == "cpu"):
+            with (
+                StopSignals() as stop,
+                alone_in(self._folders.checkpoints if self._ranks.is_main else None),
+                kept_heap(wanted=self._model.device.type == "cpu"),
+            ):
                 try:
                     return self._run(stop)
                 except TrainingInterrupted as interrupt:
