@@ -150,19 +150,52 @@ def test_a_full_queue_says_so_to_everyone(scheduler: Scheduler) -> None:
 
 
 def test_room_is_refused_as_the_jobs_themselves_would_be(scheduler: Scheduler) -> None:
-    scheduler.check_room("ann", 20)
-    scheduler.admit(*(text(f"ann{i}", 1) for i in range(20)))
+    room = scheduler.keep_room("ann", 20)
+    scheduler.admit(*(text(f"ann{i}", 1) for i in range(20)), room=room)
     with pytest.raises(QuotaExceededError):
-        scheduler.check_room("ann", 1)
-    scheduler.check_room("cat", 10)
+        scheduler.keep_room("ann", 1)
+    scheduler.give_back(scheduler.keep_room("cat", 10))
     scheduler.admit(*(text(f"bob{i}", 1, caller="bob") for i in range(10)))
     with pytest.raises(QueueFullError) as refusal:
-        scheduler.check_room("cat", 1)
+        scheduler.keep_room("cat", 1)
     assert refusal.value.limit == "max_queued_jobs"
-    scheduler.check_room("cat", 21)  # never fits; admit says so, and names what
+    scheduler.keep_room("cat", 21)  # never fits; admit says so, and names what
     scheduler.drain()
     with pytest.raises(DrainingError):
-        scheduler.check_room("cat", 21)
+        scheduler.keep_room("cat", 21)
+
+
+def test_room_is_kept_until_its_jobs_come_or_it_is_given_back(scheduler: Scheduler) -> None:
+    room = scheduler.keep_room("ann", 20)
+    others = scheduler.keep_room("bob", 9)
+    scheduler.check_integrity()
+    for caller, error in (("ann", QuotaExceededError), ("cat", None), ("cat", QueueFullError)):
+        if error is None:
+            scheduler.keep_room(caller, 1)
+            continue
+        with pytest.raises(error):
+            scheduler.keep_room(caller, 1)
+        with pytest.raises(error):
+            scheduler.admit(text("x", 1, caller=caller))
+    # Its own jobs find their places, and what they leave is free.
+    scheduler.admit(*(text(f"ann{i}", 1) for i in range(15)), room=room)
+    scheduler.admit(*(text(f"dan{i}", 1, caller="dan") for i in range(5)))
+    scheduler.check_integrity()
+    with pytest.raises(QueueFullError):
+        scheduler.keep_room("cat", 1)
+    for _ in range(2):  # a second time, nothing
+        scheduler.give_back(others)
+    scheduler.check_integrity()
+    scheduler.give_back(scheduler.keep_room("cat", 9))
+    with pytest.raises(QueueFullError):
+        scheduler.keep_room("cat", 10)
+
+
+def test_room_is_given_back_by_jobs_that_are_refused(scheduler: Scheduler) -> None:
+    room = scheduler.keep_room("ann", 20)
+    with pytest.raises(NeverFitsError):
+        scheduler.admit(text("a", 101), room=room)
+    scheduler.give_back(scheduler.keep_room("ann", 20))
 
 
 def test_a_queue_full_of_tokens_is_full(scheduler: Scheduler) -> None:

@@ -1,9 +1,11 @@
 """Feature activations without a dense ``[rows, d_sae]`` result: the hot path of encoding.
 
 Almost all feature activations are 0, so the pre-activations of one tile of rows × features are
-compared with their thresholds while they are still in cache, and only what is active is kept. On a
-CPU a tile is a few hundred rows by a few thousand features: a narrow stripe of whole rows would
-stream the whole encoder from memory for every stripe, which measured many times slower.
+compared with their thresholds as soon as they are there, and only what is active is kept. On a CPU
+a tile is two thousand rows by two thousand features: a narrow stripe of whole rows would stream the
+whole encoder from memory for every stripe, which measured many times slower. Smaller tiles are no
+faster, and every operation of a tile waits for Python's lock, which a busy server's other threads
+want too.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from saekit_core.sae.top_k import TopK
 
 __all__ = ["SparseActs", "encode_sparse"]
 
-CPU_BLOCK_ROWS: Final = 512
+CPU_BLOCK_ROWS: Final = 2048
 CPU_TILE_FEATURES: Final = 2048
 DEVICE_BLOCK_BYTES: Final = 256 << 20
 """Workspace for pre-activations where memory is fast and launches are what costs."""
@@ -83,8 +85,49 @@ class _Tile:
     values: Tensor
 
 
+@dataclass(frozen=True)
+class _Stripe:
+    """The features of a tile, and what all blocks of rows need of them."""
+
+    start: int
+    width: int
+    W_enc: Tensor
+    """``[d_in, width]``"""
+    bias: Tensor | None
+    """``[width]``"""
+    threshold: Tensor | float
+    """``[width]``, or one for all; not of TopK."""
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Workspace for a tile, and the same memory as numpy sees it."""
+
+    p: Tensor
+    """``[rows, width]``"""
+    mask: Tensor
+    """bool ``[rows, width]``"""
+    flat_p: Tensor
+    flat_mask: NDArray[np.bool_] | None
+    """None on another device than a CPU."""
+
+    def active(self) -> tuple[Tensor, Tensor]:
+        """Where the mask is true: ascending positions in `flat_p`, and their columns."""
+        width = self.p.shape[1]
+        if self.flat_mask is None:
+            entries = self.mask.view(-1).nonzero().view(-1)
+            return entries, entries % width
+        # Six times faster than torch.nonzero on masks that are almost empty.
+        found = np.flatnonzero(self.flat_mask)
+        return torch.from_numpy(found), torch.from_numpy(found % width)
+
+
 class _BlockEncoder:
-    """Encodes block after block of rows in the same workspace."""
+    """Encodes block after block of rows in the same workspace.
+
+    What blocks have in common is made once: each operation, a slice too, gives Python's lock away
+    and has to wait for it.
+    """
 
     def __init__(self, sae: SAE, n_rows: int, block_rows: int | None) -> None:
         """`n_rows` are coming; blocks have `block_rows`, or what suits the device."""
@@ -92,18 +135,23 @@ class _BlockEncoder:
         self.weights = sae.weights()
         self.architecture = sae.architecture
         if sae.device.type == "cpu":
-            rows, self.tile_features = CPU_BLOCK_ROWS, min(CPU_TILE_FEATURES, sae.cfg.d_sae)
+            rows, tile_features = CPU_BLOCK_ROWS, min(CPU_TILE_FEATURES, sae.cfg.d_sae)
         else:
             rows = DEVICE_BLOCK_BYTES // (sae.cfg.d_sae * sae.dtype.itemsize)
-            self.tile_features = sae.cfg.d_sae
+            tile_features = sae.cfg.d_sae
         self.n_rows = max(1, min(block_rows or rows, n_rows))
         select = self.architecture.select
         # The k largest of a row are known only when all of its pre-activations are there.
-        width = sae.cfg.d_sae if isinstance(select, TopK) else self.tile_features
+        width = sae.cfg.d_sae if isinstance(select, TopK) else tile_features
         if not isinstance(select, TopK | FeatureWise):
             width = 0  # it has no pre-activations that a workspace could hold
         self._p = torch.empty(self.n_rows * width, dtype=sae.dtype, device=sae.device)
         self._mask = torch.empty(self.n_rows * width, dtype=torch.bool, device=sae.device)
+        self._rooms: dict[tuple[int, int], _Room] = {}
+        self._stripes = [
+            self._stripe(start, tile_features)
+            for start in range(0, sae.cfg.d_sae if width else 0, tile_features)
+        ]
 
     def encode(self, x_tilde: Tensor) -> SparseActs:
         """Active features of x̃ ``[rows, d_in]``, with at most `n_rows` rows."""
@@ -113,47 +161,67 @@ class _BlockEncoder:
         if not isinstance(select, FeatureWise):
             acts = self.architecture.encode(self.cfg, self.weights, x_tilde)
             return SparseActs.from_dense(acts)
-        return _merge([self._above(x_tilde, select, c) for c in self._tiles()], self.cfg.d_sae)
+        tiles = [self._above(x_tilde, select, stripe) for stripe in self._stripes]
+        return _merge(tiles, self.cfg.d_sae)
 
-    def _tiles(self) -> list[slice]:
-        d_sae, width = self.cfg.d_sae, self.tile_features
-        return [slice(start, min(start + width, d_sae)) for start in range(0, d_sae, width)]
+    def _stripe(self, start: int, width: int) -> _Stripe:
+        columns = slice(start, min(start + width, self.cfg.d_sae))
+        select = self.architecture.select
+        bias: Tensor | None
+        threshold: Tensor | float = 0.0
+        if isinstance(select, FeatureWise):
+            bias = select.bias(self.weights, columns)
+            threshold = select.threshold(self.weights, columns)
+        else:
+            whole = self.architecture.bias(self.weights)
+            bias = None if whole is None else whole[columns]
+        W_enc = self.weights["W_enc"][:, columns]
+        return _Stripe(start, columns.stop - start, W_enc, bias, threshold)
 
-    def _above(self, x_tilde: Tensor, select: FeatureWise, columns: slice) -> _Tile:
-        """One tile: the features of `columns` that are above their thresholds."""
-        n_rows, width = len(x_tilde), columns.stop - columns.start
-        p = self._p[: n_rows * width].view(n_rows, width)
-        mask = self._mask[: n_rows * width].view(n_rows, width)
-        bias = select.bias(self.weights, columns)
-        _pre_activations(self.weights["W_enc"][:, columns], x_tilde, bias, p)
-        torch.gt(p, select.threshold(self.weights, columns), out=mask)
-        entries = _flat_nonzero(mask)
-        features = entries % width + columns.start
-        values = select.magnitude(self.weights, p.view(-1)[entries], features)
+    def _room(self, rows: int, width: int) -> _Room:
+        """The workspace for so many rows and features; made once, since all blocks but the last,
+        and all stripes but the last, have the same."""
+        room = self._rooms.get((rows, width))
+        if room is None:
+            flat_p, flat_mask = self._p[: rows * width], self._mask[: rows * width]
+            room = self._rooms[rows, width] = _Room(
+                flat_p.view(rows, width),
+                flat_mask.view(rows, width),
+                flat_p,
+                flat_mask.numpy() if flat_mask.device.type == "cpu" else None,
+            )
+        return room
+
+    def _above(self, x_tilde: Tensor, select: FeatureWise, stripe: _Stripe) -> _Tile:
+        """One tile: the features of a stripe that are above their thresholds."""
+        room = self._room(len(x_tilde), stripe.width)
+        _pre_activations(stripe.W_enc, x_tilde, stripe.bias, room.p)
+        torch.gt(room.p, stripe.threshold, out=room.mask)
+        entries, features = room.active()
+        features += stripe.start
+        values = select.magnitude(self.weights, room.flat_p[entries], features)
         if not select.always_positive:
             positive = values > 0
             entries, features, values = entries[positive], features[positive], values[positive]
-        counts = _counts(entries, n_rows, width)
+        counts = _counts(entries, len(x_tilde), stripe.width)
         return _Tile(counts, features.cpu().numpy(), values.cpu())
 
     def _top_k(self, x_tilde: Tensor, select: TopK) -> SparseActs:
         n_rows, d_sae, k = len(x_tilde), self.cfg.d_sae, self.cfg.k or 1
-        p = self._p[: n_rows * d_sae].view(n_rows, d_sae)
-        mask = self._mask[: n_rows * d_sae].view(n_rows, d_sae)
-        bias = self.architecture.bias(self.weights)
-        for columns in self._tiles():
-            part = None if bias is None else bias[columns]
-            _pre_activations(self.weights["W_enc"][:, columns], x_tilde, part, p[:, columns])
-        values = select.values(self.cfg, self.weights, p)
+        room = self._room(n_rows, d_sae)
+        for stripe in self._stripes:
+            part = room.p[:, stripe.start : stripe.start + stripe.width]
+            _pre_activations(stripe.W_enc, x_tilde, stripe.bias, part)
+        values = select.values(self.cfg, self.weights, room.p)
         ranked = select.rank(values)
-        torch.ge(ranked, _below_largest(ranked, k), out=mask)
-        entries = _flat_nonzero(mask)
+        torch.ge(ranked, _below_largest(ranked, k), out=room.mask)
+        entries, features = room.active()
         kept = values.view(-1)[entries]
         counts_too = kept != 0 if select.signed else kept > 0
-        entries, kept = entries[counts_too], kept[counts_too]
+        entries, features, kept = entries[counts_too], features[counts_too], kept[counts_too]
         candidates = SparseActs.from_counts(
             _counts(entries, n_rows, d_sae),
-            (entries % d_sae).cpu().numpy().astype(np.uint32),
+            features.cpu().numpy().astype(np.uint32),
             kept.cpu(),
             d_sae,
         )
@@ -178,14 +246,6 @@ def _below_largest(ranked: Tensor, k: int) -> Tensor:
     # Groups are strided, so that a maximum is taken over long vectors.
     maxima = ranked[:, : n_groups * size].reshape(n_rows, size, n_groups).amax(dim=1)
     return maxima.topk(k, sorted=False).values.amin(dim=1, keepdim=True).clamp(min=0)
-
-
-def _flat_nonzero(mask: Tensor) -> Tensor:
-    """Positions of the true values of a contiguous mask, ascending, on the mask's device."""
-    if mask.device.type == "cpu":
-        # Six times faster than torch.nonzero on masks that are almost empty.
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.view(-1).nonzero().view(-1)
 
 
 def _counts(entries: Tensor, n_rows: int, width: int) -> NDArray[np.int64]:

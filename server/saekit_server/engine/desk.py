@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from saekit_server.engine.tickets import AnyTicket
 from saekit_server.errors import unavailable
-from saekit_server.scheduler import Figures, Job, Scheduler, Tick
+from saekit_server.scheduler import Figures, Job, Room, Scheduler, Tick
 
 T = TypeVar("T")
 DeviceCall = tuple[Callable[[], Any], "Future[Any]"]
@@ -32,18 +32,24 @@ class Desk:
 
     # The event loop's side.
 
-    def admit(self, pairs: Sequence[tuple[Job, AnyTicket]]) -> None:
-        """Takes jobs in, all or none; raises AdmissionError."""
+    def admit(self, pairs: Sequence[tuple[Job, AnyTicket]], room: Room | None = None) -> None:
+        """Takes jobs in, all or none, into the room that was kept for them; AdmissionError."""
         with self._changed:
-            self._scheduler.admit(*(job for job, _ in pairs))
+            self._scheduler.admit(*(job for job, _ in pairs), room=room)
             self._wake_up()
             self._tickets.update((job.id, ticket) for job, ticket in pairs)
             self._changed.notify()
 
-    def check_room(self, caller: str, n_jobs: int) -> None:
-        """Raises AdmissionError if so many more jobs would not be taken in."""
+    def keep_room(self, caller: str, n_jobs: int) -> Room:
+        """Keeps room for so many jobs; AdmissionError where they would not be taken in."""
         with self._changed:
-            self._scheduler.check_room(caller, n_jobs)
+            return self._scheduler.keep_room(caller, n_jobs)
+
+    def give_back(self, room: Room) -> None:
+        """Whatever is still kept of it is free again."""
+        if room.jobs:
+            with self._changed:
+                self._scheduler.give_back(room)
 
     def cancel(self, job_ids: Sequence[Any]) -> None:
         """Whoever waited for these has gone; those that have ended are passed over."""

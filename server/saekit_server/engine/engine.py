@@ -30,6 +30,7 @@ from saekit_server.scheduler import (
     Priority,
     QueueFullError,
     QuotaExceededError,
+    Room,
     Scheduler,
 )
 from saekit_server.scheduler.admission import check_fits
@@ -65,8 +66,9 @@ class Engine:
         self._thread = DeviceThread(self._desk, self._runner, self._metrics, self._clock, loop)
         self._thread.start()
 
-    def check_room(self, call: Call, inputs: int) -> None:
-        """Refuses a request of so many inputs at once if it would be refused once it is read.
+    @contextmanager
+    def room(self, call: Call, inputs: int) -> Iterator[Room]:
+        """Room in the queue while a request of so many inputs is read, or a refusal at once.
 
         Under overload most requests are turned away: they must not cost the tokenising of their
         texts, which those that are answered need.
@@ -75,13 +77,23 @@ class Engine:
             DomainError: UNAVAILABLE or RESOURCE_EXHAUSTED, with the time to wait.
         """
         try:
-            self._desk.check_room(call.caller, inputs)
+            room = self._desk.keep_room(call.caller, inputs)
         except AdmissionError as error:
             self._metrics.rejections.labels(error.limit).inc()
             raise admission_error(error, self._limits) from error
+        try:
+            yield room
+        finally:
+            self._desk.give_back(room)
 
     async def run(
-        self, works: Sequence[Work], call: Call, priority: Priority, names: Sequence[str] = ()
+        self,
+        works: Sequence[Work],
+        call: Call,
+        priority: Priority,
+        names: Sequence[str] = (),
+        *,
+        room: Room | None = None,
     ) -> list[Any]:
         """The answers of works, which may share batches with anyone's.
 
@@ -90,12 +102,13 @@ class Engine:
             call: whose they are.
             priority: their place in the queue.
             names: of each work, to which an error's field is relative.
+            room: what was kept for them.
 
         Raises:
             DomainError: of the first work that failed; the others are cancelled.
         """
         try:
-            tickets = self._submit(works, call, priority, names)
+            tickets = self._submit(works, call, priority, names, room)
         except NeverFitsError as error:
             # Each fits, or it would have been named, but not all of them together.
             all_of_them = names[0].partition("[")[0] if names else ""
@@ -122,9 +135,17 @@ class Engine:
 
     @contextmanager
     def steer(
-        self, generations: Sequence[Generation], call: Call, priority: Priority
+        self,
+        generations: Sequence[Generation],
+        call: Call,
+        priority: Priority,
+        *,
+        room: Room | None = None,
     ) -> Iterator[Stream]:
         """The outputs of generations while they run; leaving the block ends them.
+
+        Args:
+            room: what was kept for them.
 
         Raises:
             DomainError: they were not admitted.
@@ -136,7 +157,7 @@ class Engine:
             job = steer_job(generation, ticket.id, call, priority, self._model)
             pairs.append((job, ticket))
         try:
-            self._admit(pairs)
+            self._admit(pairs, room)
         except AdmissionError as error:
             raise admission_error(error, self._limits) from error
         try:
@@ -180,7 +201,12 @@ class Engine:
             self._thread.join()
 
     def _submit(
-        self, works: Sequence[Work], call: Call, priority: Priority, names: Sequence[str] = ()
+        self,
+        works: Sequence[Work],
+        call: Call,
+        priority: Priority,
+        names: Sequence[str] = (),
+        room: Room | None = None,
     ) -> list[Ticket]:
         loop = asyncio.get_running_loop()
         tickets = [Ticket(next(self._ids), w, loop.create_future(), self._clock()) for w in works]
@@ -192,12 +218,12 @@ class Engine:
             except NeverFitsError as error:
                 self._metrics.rejections.labels(error.limit).inc()
                 raise admission_error(error, self._limits).within(name) from error
-        self._admit(list(zip(jobs, tickets, strict=True)))
+        self._admit(list(zip(jobs, tickets, strict=True)), room)
         return tickets
 
-    def _admit(self, pairs: Sequence[tuple[Job, AnyTicket]]) -> None:
+    def _admit(self, pairs: Sequence[tuple[Job, AnyTicket]], room: Room | None) -> None:
         try:
-            self._desk.admit(pairs)
+            self._desk.admit(pairs, room)
         except AdmissionError as error:
             self._metrics.rejections.labels(error.limit).inc()
             raise

@@ -40,13 +40,14 @@ class DecodeHandler:
         with at_field("options"):
             plan = self._plan(request.options, Priority.INTERACTIVE)
         check_count("items", len(request.items))
-        self._context.engine.check_room(call, len(request.items))
-        works = []
-        for i, item in enumerate(request.items):
-            with at_field(f"items[{i}]"):
-                works.append(self._work(item))
-        names = [f"items[{i}]" for i in range(len(works))]
-        answers = await self._context.engine.run(works, call, plan.priority, names)
+        engine = self._context.engine
+        with engine.room(call, len(request.items)) as room:
+            works = []
+            for i, item in enumerate(request.items):
+                with at_field(f"items[{i}]"):
+                    works.append(self._work(item))
+            names = [f"items[{i}]" for i in range(len(works))]
+            answers = await engine.run(works, call, plan.priority, names, room=room)
         response = pb.DecodeResponse(served_by=self._context.served_by)
         for i, (item, work, answer) in enumerate(zip(request.items, works, answers, strict=True)):
             response.results.append(_result(item, work, answer, plan, i))

@@ -60,18 +60,19 @@ class EncodeHandler:
     async def encode(self, request: pb.EncodeRequest, call: Call) -> pb.EncodeResponse:
         """Answers Encode."""
         check_count("inputs", len(request.inputs))
-        self._context.engine.check_room(call, len(request.inputs))
-        with at_field("options"):
-            plan = self._plan(request.options, Priority.INTERACTIVE)
-        rows = await self._context.inputs.rows(request.inputs, plan.inputs)
-        pending: list[Pending] = []
-        names: list[str] = []
-        for i, item in enumerate(request.inputs):
-            made = self._pending(item, rows[i], plan, i, f"inputs[{i}]")
-            pending += made
-            names += [f"inputs[{i}]" for p in made for _ in p.works]
-        works = [work for p in pending for work in p.works]
-        answers = iter(await self._context.engine.run(works, call, plan.priority, names))
+        engine = self._context.engine
+        with engine.room(call, len(request.inputs)) as room:
+            with at_field("options"):
+                plan = self._plan(request.options, Priority.INTERACTIVE)
+            rows = await self._context.inputs.rows(request.inputs, plan.inputs)
+            pending: list[Pending] = []
+            names: list[str] = []
+            for i, item in enumerate(request.inputs):
+                made = self._pending(item, rows[i], plan, i, f"inputs[{i}]")
+                pending += made
+                names += [f"inputs[{i}]" for p in made for _ in p.works]
+            works = [work for p in pending for work in p.works]
+            answers = iter(await engine.run(works, call, plan.priority, names, room=room))
         response = pb.EncodeResponse(served_by=self._context.served_by)
         for p in pending:
             response.results.append(p.finish([next(answers) for _ in p.works]))

@@ -61,13 +61,14 @@ class RunHandler:
         with at_field("options"):
             plan = self._plan(request.options)
         check_count("inputs", len(request.inputs))
-        self._context.engine.check_room(call, len(request.inputs))
-        rows = await self._context.inputs.rows(request.inputs, plan.inputs)
-        works = []
-        for i, (row,) in enumerate(rows):
-            works.append(_work(row, plan, f"inputs[{i}]"))
-        names = [f"inputs[{i}]" for i in range(len(works))]
-        answers = await self._context.engine.run(works, call, plan.priority, names)
+        engine = self._context.engine
+        with engine.room(call, len(request.inputs)) as room:
+            rows = await self._context.inputs.rows(request.inputs, plan.inputs)
+            works = []
+            for i, (row,) in enumerate(rows):
+                works.append(_work(row, plan, f"inputs[{i}]"))
+            names = [f"inputs[{i}]" for i in range(len(works))]
+            answers = await engine.run(works, call, plan.priority, names, room=room)
         response = pb.RunWithSAEsResponse(
             served_by=self._context.served_by, saes=sae_revisions(plan.saes)
         )

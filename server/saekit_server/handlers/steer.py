@@ -55,7 +55,20 @@ class SteerHandler:
 
     async def steer(self, request: pb.SteerRequest, call: Call) -> AsyncIterator[pb.SteerResponse]:
         """Answers Steer: a start, then tokens of all choices as they come, then their ends."""
-        self._context.engine.check_room(call, 1)
+        with self._context.engine.room(call, 1) as room:
+            plan, streams = await self._streams(request)
+            generations = [generation for _, _, generation in streams]
+            with self._context.engine.steer(
+                generations, call, priority(request.priority), room=room
+            ) as stream:
+                yield self._start(plan)
+                async for response in _responses(streams, stream, plan, self._context):
+                    yield response
+
+    async def _streams(
+        self, request: pb.SteerRequest
+    ) -> tuple[SteerPlan, list[tuple[int, bool, Generation]]]:
+        """The plan, and its generations with their choice and whether they are the baseline's."""
         plan = await self._plan(request)
         n = request.n if request.HasField("n") else 1
         if not 1 <= n <= _MAX_CHOICES:
@@ -81,11 +94,7 @@ class SteerHandler:
                 f"{len(streams)} rows (choices and baselines), above this server's "
                 f"{self._context.limits.slots} slots",
             )
-        generations = [generation for _, _, generation in streams]
-        with self._context.engine.steer(generations, call, priority(request.priority)) as stream:
-            yield self._start(plan)
-            async for response in _responses(streams, stream, plan, self._context):
-                yield response
+        return plan, streams
 
     async def _plan(self, request: pb.SteerRequest) -> SteerPlan:
         context = self._context

@@ -1,5 +1,6 @@
 """The scheduler: plain Python that knows jobs, budgets and ages, and neither tensors nor wires."""
 
+from saekit_server.scheduler.admission import Room
 from saekit_server.scheduler.errors import (
     AdmissionError,
     DrainingError,
@@ -33,6 +34,7 @@ __all__ = [
     "Priority",
     "QueueFullError",
     "QuotaExceededError",
+    "Room",
     "SAEJob",
     "Scheduler",
     "SteerJob",

@@ -1,6 +1,8 @@
 """What may wait, and how much of it."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from saekit_server.scheduler.errors import (
     AdmissionError,
@@ -14,17 +16,43 @@ from saekit_server.scheduler.limits import Limits
 from saekit_server.scheduler.pace import Pace
 
 
+@dataclass(eq=False)
+class Room:
+    """Places in the queue for jobs of a caller that are still being made."""
+
+    caller: str
+    jobs: int
+    """0 once it is given back."""
+
+
 class Ledger:
-    """Jobs and tokens that wait, in all and of each caller."""
+    """Jobs and tokens that wait, in all and of each caller, and the room that is kept for more."""
 
     def __init__(self) -> None:
         self.jobs = 0
         self.tokens = 0
+        self.kept_jobs = 0
         self._callers: dict[str, tuple[int, int]] = {}
+        self._kept: Counter[str] = Counter()
 
     def of(self, caller: str) -> tuple[int, int]:
         """Jobs and tokens of one caller."""
         return self._callers.get(caller, (0, 0))
+
+    def kept_for(self, caller: str) -> int:
+        """Jobs of one caller that room is kept for."""
+        return self._kept[caller]
+
+    def keep(self, room: Room) -> None:
+        self.kept_jobs += room.jobs
+        self._kept[room.caller] += room.jobs
+
+    def give_back(self, room: Room) -> None:
+        self.kept_jobs -= room.jobs
+        self._kept[room.caller] -= room.jobs
+        if not self._kept[room.caller]:
+            del self._kept[room.caller]
+        room.jobs = 0
 
     def add(self, job: Job) -> None:
         self._change(job.caller, 1, job.cost)
@@ -51,6 +79,9 @@ class Ledger:
         expect(counted == self._callers, f"callers {self._callers}, waiting {counted}")
         expect(self.jobs == len(waiting), f"{self.jobs} jobs counted, {len(waiting)} waiting")
         expect(self.tokens == sum(job.cost for job in waiting), f"{self.tokens} tokens counted")
+        kept = self._kept.total()
+        expect(kept == self.kept_jobs >= 0, f"room for {self.kept_jobs} kept, {kept} counted")
+        expect(all(jobs > 0 for jobs in self._kept.values()), f"room kept: {self._kept}")
 
 
 def check_fits(job: Job, limits: Limits) -> None:
@@ -88,11 +119,15 @@ def check_counts(
     # would come back together to find the queue full again.
     wait_s = pace.seconds_for(ledger.tokens)
     owjobs, owtokens = ledger.of(caller)
+    # What room is kept for has a token at least.
+    own, all_ = ledger.kept_for(caller), ledger.kept_jobs
     quota, full = QuotaExceededError, QueueFullError
-    _check(quota, "max_caller_jobs", owjobs + jobs, limits.max_caller_jobs, wait_s)
-    _check(quota, "max_caller_tokens", owtokens + tokens, limits.max_caller_tokens, wait_s)
-    _check(full, "max_queued_jobs", ledger.jobs + jobs, limits.max_queued_jobs, wait_s)
-    _check(full, "max_queued_tokens", ledger.tokens + tokens, limits.max_queued_tokens, wait_s)
+    _check(quota, "max_caller_jobs", own + owjobs + jobs, limits.max_caller_jobs, wait_s)
+    _check(quota, "max_caller_tokens", own + owtokens + tokens, limits.max_caller_tokens, wait_s)
+    _check(full, "max_queued_jobs", all_ + ledger.jobs + jobs, limits.max_queued_jobs, wait_s)
+    _check(
+        full, "max_queued_tokens", all_ + ledger.tokens + tokens, limits.max_queued_tokens, wait_s
+    )
 
 
 def _check(

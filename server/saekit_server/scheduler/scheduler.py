@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from saekit_server.scheduler.admission import Ledger, check_counts, check_fits, check_room
+from saekit_server.scheduler.admission import Ledger, Room, check_counts, check_fits, check_room
 from saekit_server.scheduler.errors import DrainingError, expect
 from saekit_server.scheduler.figures import Depth, Figures
 from saekit_server.scheduler.job import Job, JobId, Kind
@@ -50,12 +50,14 @@ class Scheduler:
 
     # ---- from the callers' side
 
-    def admit(self, *jobs: Job) -> None:
-        """Queues the jobs of one request, all or none of them.
+    def admit(self, *jobs: Job, room: Room | None = None) -> None:
+        """Queues the jobs of one request, all or none of them, and gives back its `room`.
 
         Raises DrainingError, NeverFitsError, QuotaExceededError or QueueFullError; ValueError for
         an id that has not ended yet, and for jobs of more than one caller.
         """
+        if room is not None:
+            self.give_back(room)
         if not jobs:
             return
         ids = {job.id for job in jobs}
@@ -72,23 +74,32 @@ class Scheduler:
             entry = self._entries[job.id] = _Entry(job, now)
             self._enqueue(entry)
 
-    def check_room(self, caller: str, n_jobs: int) -> None:
-        """Raises what `admit` would for so many jobs of a caller, however small they are.
+    def keep_room(self, caller: str, n_jobs: int) -> Room:
+        """Room for so many jobs of a caller, or what `admit` would raise however small they were.
 
-        Before the work of making them, so that it costs next to nothing to be refused. What could
-        never wait together is left to `admit`, which knows the jobs. Raises DrainingError,
-        QuotaExceededError or QueueFullError.
+        Before the work of making them: it costs next to nothing to be refused then, and no other
+        jobs take their places meanwhile. What could never wait together is left to `admit`, which
+        knows the jobs. Raises DrainingError, QuotaExceededError or QueueFullError.
         """
         self._refuse_if_draining(n_jobs)
-        if n_jobs <= min(self.limits.max_caller_jobs, self.limits.max_caller_tokens):
-            check_counts(
-                caller,
-                n_jobs,
-                n_jobs,
-                limits=self.limits,
-                ledger=self._ledger,
-                pace=self._pace,
-            )
+        if n_jobs > min(self.limits.max_caller_jobs, self.limits.max_caller_tokens):
+            return Room(caller, 0)
+        check_counts(
+            caller,
+            n_jobs,
+            n_jobs,
+            limits=self.limits,
+            ledger=self._ledger,
+            pace=self._pace,
+        )
+        room = Room(caller, n_jobs)
+        self._ledger.keep(room)
+        return room
+
+    def give_back(self, room: Room) -> None:
+        """The room is free again; a second time, nothing."""
+        if room.jobs:
+            self._ledger.give_back(room)
 
     def cancel(self, job_id: JobId) -> bool:
         """Whether the job had not ended yet.
