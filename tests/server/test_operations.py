@@ -322,6 +322,58 @@ def test_a_full_queue_refuses_before_it_reads_the_texts(small: Running) -> None:
         future.result()
 
 
+def test_no_more_texts_are_read_at_once_than_the_queue_has_room_for(
+    small: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = small.server.parts.model.tokenizer
+    read, go_on, encode = [], threading.Event(), tokenizer.encode_text
+
+    def slowly(text: str, *args: Any) -> Any:
+        read.append(text)
+        go_on.wait(30)
+        return encode(text, *args)
+
+    monkeypatch.setattr(tokenizer, "encode_text", slowly)
+    # Longer than what is read on the event loop.
+    long = encode_request("The cat sat. " * 200)
+    long.options.over_length = input_pb2.OVER_LENGTH_TRUNCATE
+    waiting = [in_thread(lambda: small.sae.Encode(long)) for _ in range(QUEUE)]
+    wait_until(lambda: len(read) == QUEUE)
+    with pytest.raises(grpc.RpcError) as caught:
+        small.sae.Encode(encode_request())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    go_on.set()
+    for future in waiting:
+        assert len(future.result().results) == 1
+    assert len(read) == QUEUE
+
+
+def test_room_for_requests_that_turn_out_to_be_wrong_is_free_again(small: Running) -> None:
+    wrong = encode_request()
+    wrong.inputs.extend([input_pb2.Input(text="")] * (QUEUE - 1))
+    steer = steer_request(n=99)
+    decode = pb.DecodeRequest(
+        options=pb.DecodeOptions(), items=[pb.DecodeItem(sae="no such one")] * QUEUE
+    )
+    run = pb.RunWithSAEsRequest(
+        options=pb.RunOptions(returns=pb.RunReturns(loss=True)),
+        inputs=[input_pb2.Input(text="")] * QUEUE,
+    )
+    for _ in range(3):
+        for call in (
+            lambda: small.sae.Encode(wrong),
+            lambda: list(small.sae.Steer(steer)),
+            lambda: small.sae.Decode(decode),
+            lambda: small.sae.RunWithSAEs(run),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert caught.value.code() is not grpc.StatusCode.UNAVAILABLE
+    full = encode_request()
+    full.inputs.extend([full.inputs[0]] * (QUEUE - 1))
+    assert len(small.sae.Encode(full).results) == QUEUE
+
+
 def test_a_request_of_more_inputs_than_the_queue_holds_names_its_inputs(small: Running) -> None:
     request = encode_request()
     request.inputs.extend([input_pb2.Input(text="a")] * QUEUE)
