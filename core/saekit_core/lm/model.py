@@ -67,6 +67,8 @@ class LanguageModel:
         self._shared = None
         self._slot_layers: tuple[LayerShape, ...] | None = None
         self._lean: LeanStep | None = None
+        # Asked for several times a step: the model's own property looks through its modules.
+        self._device = hf.device
         # Taps are attached to the modules themselves, which everybody runs.
         self._turn = threading.RLock()
 
@@ -74,7 +76,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.hf.device
+        return self._device
 
     @property
     def dtype(self) -> torch.dtype:
