@@ -90,6 +90,11 @@ def _attention(
     scaling = float(attention.scaling)
 
     def mix(h: Tensor, inputs: StepInputs, layer: SlotLayer) -> Tensor:
+        width = inputs.plan.width
+        if width > 1:
+            q, k, v = fused(norm(h)).view(-1, width, 3, n_heads, d_head).transpose(1, 3).unbind(2)
+            mixed = inputs.attend(q, *layer.update(k, v), scaling)
+            return mixed.transpose(1, 2).flatten(0, 1).flatten(1)
         q, k, v = fused(norm(h)).view(-1, 3, n_heads, 1, d_head).unbind(1)
         keys, values = layer.update(k, v)
         mixed = functional.scaled_dot_product_attention(

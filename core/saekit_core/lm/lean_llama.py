@@ -68,7 +68,7 @@ class LeanLlama:
         return functional.embedding(tokens, self._embedding.weight)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """`[R, 1, 2, d_head / 2]` each."""
+        """`[R·P, 1, 2, d_head / 2]` each."""
         return self._cos.index_select(0, positions), self._sin.index_select(0, positions)
 
     def unembed(self, h: Tensor) -> Tensor:
@@ -129,6 +129,18 @@ def _attention(
         cos, sin = inputs.rotary
         both = torch.cat((q, k), dim=1).view(-1, n_heads + n_groups, 2, d_head // 2)
         both = torch.addcmul(both * cos, both.flip(2), sin).flatten(2)
+        width = inputs.plan.width
+        if width > 1:
+            q, k, v = (
+                part.view(-1, width, *part.shape[1:]).transpose(1, 2)
+                for part in (
+                    both[:, :n_heads],
+                    both[:, n_heads:],
+                    value(x).view(-1, n_groups, d_head),
+                )
+            )
+            mixed = inputs.attend(q, *layer.update(k, v), scaling)
+            return mixed.transpose(1, 2).flatten(0, 1).flatten(1)
         q, k = both[:, :n_heads], both[:, n_heads:, None]
         keys, values = layer.update(k, value(x).view(-1, n_groups, 1, d_head))
         # Heads that share a key are its queries.

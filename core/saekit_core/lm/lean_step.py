@@ -1,10 +1,12 @@
-"""One new token per row, by a flat sequence of operations on the model's own parameters.
+"""A few new tokens per row, by a flat sequence of operations on the model's own parameters.
 
-At one token per row a forward pass through the Hugging Face modules is mostly Python: calls,
-decorators, look-ups in configs. For decoders of a well-known make the same arithmetic is done here
-directly. The modules stay the reference: a family is used only where `lean_trial` found the same
-logits and activations, and anything out of the ordinary (taps elsewhere, hooks that others have
-set) goes through the modules.
+At one token per row, or at a short prompt, a forward pass through the Hugging Face modules is
+mostly Python: calls, decorators, look-ups in configs. For decoders of a well-known make the same
+arithmetic is done here directly. The modules stay the reference: a family is used only where
+`lean_trial` found the same logits and activations, and anything out of the ordinary (taps
+elsewhere, hooks that others have set, long prompts) goes through the modules.
+
+Rows of P tokens are worked on as R·P rows of one, in all but attention.
 
 Towards a captured CUDA graph: parameters, slots and prepared interventions lie at fixed addresses,
 places in the slots are data (`SlotPlan.slot_index`, `start_index`), and nothing here waits for the
@@ -32,6 +34,9 @@ from .taps import apply_tap
 
 RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST = range(5)
 """Places in a block at which taps are served, in their order."""
+
+MOST_TOKENS = 512
+"""Padded tokens of a step up to which it is one for here; beyond, products take all the time."""
 
 Place = tuple[int, int]
 """Block, and one of the above."""
@@ -73,9 +78,22 @@ class StepInputs:
 
     plan: SlotPlan
     mask: Tensor | None
-    """`[R, 1, 1, K]`, 0 where a row sees a key and -inf elsewhere; None: all rows see all."""
+    """What is added to scores, or whether a key is seen, `[R, 1, P, K]`. None: of one token per row
+    all see all; of several each sees the new ones up to itself, which is all there is."""
     rotary: tuple[Tensor, Tensor] | None
-    """Of rotary models: cosines and sines of the rows' positions, `[R, 1, 2, d_head / 2]`."""
+    """Of rotary models: cosines and sines of the positions, `[R·P, 1, 2, d_head / 2]`."""
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """What queries `[R, heads, P, d_head]` of several tokens per row make of the values."""
+        return functional.scaled_dot_product_attention(
+            q,
+            keys,
+            values,
+            attn_mask=self.mask,
+            is_causal=self.mask is None,
+            scale=scale,
+            enable_gqa=q.shape[1] != keys.shape[1],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +101,7 @@ class LeanBlock:
     """h -> h + out(mix(h)) -> that + down(inner(that))."""
 
     mix: Callable[[Tensor, StepInputs, SlotLayer], Tensor]
-    """Norm and attention of `[R, d]`, up to its output projection."""
+    """Norm and attention of `[R·P, d]`, up to its output projection."""
     out: Projection
     inner: Callable[[Tensor], Tensor]
     """Norm and first half of the MLP."""
@@ -101,7 +119,7 @@ class LeanFamily(Protocol):
         """Make ready for positions up to `length`."""
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """`[R]`, `[R]` to `[R, d]`."""
+        """`[R·P]`, `[R·P]` to `[R·P, d]`."""
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
         """As `StepInputs.rotary`."""
@@ -138,9 +156,12 @@ class LeanStep:
         return self._places
 
     def serves(self, slots: KVSlots, taps: Mapping[HookPoint, Tap]) -> bool:
-        """Whether a step with these taps is one for here."""
+        """Whether the step that `slots` has begun, with these taps, is one for here."""
+        plan = slots.current
         return (
-            all(within_windows(slots.shapes, slots.max_length))
+            plan is not None
+            and len(plan.slots) * plan.width <= MOST_TOKENS
+            and all(within_windows(slots.shapes, slots.max_length))
             and all(point.canonical in self._places for point in taps)
             and not any(self._foreign)
         )
@@ -152,11 +173,11 @@ class LeanStep:
         taps: Mapping[HookPoint, Tap],
         logits_at: Tensor | None,
     ) -> Tensor | None:
-        """Run one token of each row of the plan that `slots` has begun.
+        """Run the tokens of each row of the plan that `slots` has begun.
 
         Args:
-            tokens: LongTensor `[R]`, on the device.
-            logits_at: LongTensor `[n]` of rows, on the device.
+            tokens: LongTensor `[R, P]`, on the device.
+            logits_at: LongTensor `[n]` of flat indices row * P + position, on the device.
 
         Returns:
             float32 `[n, d_vocab]`, or None without `logits_at`.
@@ -167,15 +188,20 @@ class LeanStep:
         family.prepare(slots.max_length)
         at = {self._places[point.canonical]: (point, tap) for point, tap in taps.items()}
         positions = plan.start_index
-        h = family.embed(tokens, positions)
-        inputs = StepInputs(plan, _mask(plan, h), family.rotary(positions))
+        if plan.width > 1:
+            ahead = torch.arange(plan.width, device=positions.device)
+            # Padding may run past the last position that there is.
+            positions = (positions[:, None] + ahead).clamp_(max=slots.max_length - 1).flatten()
+        h = family.embed(tokens.flatten(), positions)
+        inputs = StepInputs(plan, _mask(slots, plan, h), family.rotary(positions))
+        width = plan.width
         for index, (block, layer) in enumerate(zip(family.blocks, slots.slot_layers, strict=True)):
-            h = _tapped(at.get((index, RESID_PRE)), h)
+            h = _tapped(at.get((index, RESID_PRE)), h, width)
             mixed = block.mix(h, inputs, layer)
-            h = _added(at.get((index, ATTN_OUT)), h, block.out, mixed)
-            h = _tapped(at.get((index, RESID_MID)), h)
-            h = _added(at.get((index, MLP_OUT)), h, block.down, block.inner(h))
-            h = _tapped(at.get((index, RESID_POST)), h)
+            h = _added(at.get((index, ATTN_OUT)), h, block.out, mixed, width)
+            h = _tapped(at.get((index, RESID_MID)), h, width)
+            h = _added(at.get((index, MLP_OUT)), h, block.down, block.inner(h), width)
+            h = _tapped(at.get((index, RESID_POST)), h, width)
         if logits_at is None:
             return None
         return family.unembed(h.index_select(0, logits_at)).float()
@@ -199,9 +225,11 @@ def _places(family: LeanFamily, sites: Mapping[str, ModuleSite]) -> dict[str, Pl
     }
 
 
-def _mask(plan: SlotPlan, h: Tensor) -> Tensor | None:
+def _mask(slots: KVSlots, plan: SlotPlan, h: Tensor) -> Tensor | None:
     if plan.aligned:
         return None
+    if plan.width > 1:
+        return slots.mask(plan, window=None)
     key = torch.arange(plan.n_keys, device=h.device)
     unseen = key > plan.start_index[:, None]
     mask = h.new_zeros(unseen.shape).masked_fill_(unseen, float("-inf"))
@@ -211,15 +239,15 @@ def _mask(plan: SlotPlan, h: Tensor) -> Tensor | None:
 Tapped = tuple[HookPoint, Tap] | None
 
 
-def _tapped(tapped: Tapped, h: Tensor) -> Tensor:
-    """`[R, d]` as a tap leaves it."""
+def _tapped(tapped: Tapped, h: Tensor, width: int) -> Tensor:
+    """`[R·P, d]` as a tap leaves it."""
     if tapped is None:
         return h
     point, tap = tapped
-    new = apply_tap(tap, h[:, None], point)
-    return h if new is None else new[:, 0]
+    new = apply_tap(tap, h.view(-1, width, *h.shape[1:]), point)
+    return h if new is None else new.flatten(0, 1)
 
 
-def _added(tapped: Tapped, h: Tensor, project: Projection, x: Tensor) -> Tensor:
+def _added(tapped: Tapped, h: Tensor, project: Projection, x: Tensor, width: int) -> Tensor:
     """h + the map of x as a tap leaves it."""
-    return project.onto(h, x) if tapped is None else h + _tapped(tapped, project(x))
+    return project.onto(h, x) if tapped is None else h + _tapped(tapped, project(x), width)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from .model import LanguageModel
 
 _log = logging.getLogger(__name__)
-_LENGTHS = (5, 1, 3)
-"""Positions that the rows of the trial hold before their step."""
+_STEPS = ((5, 1, 3), (1, 1, 1), (2, 1, 3))
+"""New tokens of each row in the steps of the trial: prompts, one token each, and the middle of
+prompts."""
+_LONGEST = max(map(sum, zip(*_STEPS, strict=True)))
 _TOLERANCE = 1e-4
 """Of float32, times 1 + |value|."""
 _TOLERANCE_HALF = 0.1
@@ -34,7 +36,7 @@ def find_lean_step(
     """The lean step of `model`; None where there is none that does what its modules do."""
     family = _family_of(model)
     devices = {p.device for p in model.hf.parameters()}
-    length = min(max(_LENGTHS) + 1, model.max_context)
+    length = min(_LONGEST, model.max_context)
     if family is None or len(devices) > 1 or not all(within_windows(layers, length)):
         return None
     try:
@@ -55,39 +57,50 @@ def _family_of(model: LanguageModel) -> Callable[[PreTrainedModel], LeanFamily] 
 
 
 def _agrees(model: LanguageModel, layers: tuple[LayerShape, ...], lean: LeanStep) -> bool:
-    """Compare logits and activations of a step of ragged rows, run both ways."""
-    n_rows, width = len(_LENGTHS), max(_LENGTHS)
-    tokens = ((torch.arange(n_rows * (width + 1)) * 31 + 7) % model.d_vocab).view(n_rows, -1)
+    """Compare logits and activations of steps of ragged rows, run both ways."""
+    n_rows = len(_STEPS[0])
+    slots = KVSlots(layers, n_rows, _LONGEST, model.dtype, model.device)
+    starts = torch.zeros(n_rows, dtype=torch.long)
+    for lengths in _STEPS:
+        counts = torch.tensor(lengths)
+        if not _agrees_on(model, lean, slots, starts, counts):
+            return False
+        starts += counts
+    return True
+
+
+def _agrees_on(
+    model: LanguageModel, lean: LeanStep, slots: KVSlots, starts: Tensor, counts: Tensor
+) -> bool:
+    n_rows, width = len(counts), int(counts.max())
+    tokens = ((torch.arange(n_rows * width) * 31 + 7) % model.d_vocab).view(n_rows, width)
+    real = torch.arange(width) < counts[:, None]
+    last = torch.arange(n_rows) * width + counts - 1
     points = [model.hook_point(name) for name in lean.places]
-    rows = torch.arange(n_rows)
-    counts = torch.tensor(_LENGTHS)
-    seen: list[dict[HookPoint, Tensor]] = []
-    slots = KVSlots(layers, n_rows, width + 1, model.dtype, model.device)
-    prompt = {"slot_ids": rows, "start": torch.zeros_like(rows), "n_new": counts}
-    model.forward_slots(slots, tokens[:, :width], **prompt, taps={})
-    new = tokens[:, width:]
-    taps, shown = _recorders(points)
-    seen.append(shown)
+    taps, seen = _recorders(points)
+    # The model has no lean step yet: this goes through its modules.
     expected = model.forward_slots(
         slots,
-        new,
-        slot_ids=rows,
-        start=counts,
-        n_new=torch.ones_like(rows),
+        tokens,
+        slot_ids=torch.arange(n_rows),
+        start=starts,
+        n_new=counts,
         taps=taps,
-        logits_at=rows,
+        logits_at=last,
     )
     taps, shown = _recorders(points)
-    slots.begin(slots.plan(rows.tolist(), counts.tolist(), [1] * n_rows, 1))
+    plan = slots.plan(list(range(n_rows)), starts.tolist(), counts.tolist(), width)
+    slots.begin(plan)
     try:
         with torch.no_grad():
-            actual = lean.run(slots, new[:, 0].to(model.device), taps, rows.to(model.device))
+            actual = lean.run(slots, tokens.to(model.device), taps, last.to(model.device))
     finally:
         slots.end()
     assert expected is not None
     assert actual is not None
-    pairs = [(actual, expected)] + [(shown[point], seen[0][point]) for point in points]
-    return all(_same(a, b, model.dtype) for a, b in pairs)
+    # Positions past a row's end hold junk.
+    kept = [(shown[point].cpu()[real], seen[point].cpu()[real]) for point in points]
+    return all(_same(a, b, model.dtype) for a, b in [(actual, expected), *kept])
 
 
 def _recorders(points: list[HookPoint]) -> tuple[dict[HookPoint, Tap], dict[HookPoint, Tensor]]:

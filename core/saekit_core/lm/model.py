@@ -211,13 +211,13 @@ class LanguageModel:
             LMError: naming the argument that does not fit the slots.
         """
         plan = slots.plan(slot_ids.tolist(), start.tolist(), n_new.tolist(), tokens.shape[1])
-        lean = self._lean if plan.width == 1 else None
+        lean = self._lean
         slots.begin(plan)
         try:
             if lean is not None and lean.serves(slots, taps):
                 wanted = None if logits_at is None else logits_at.to(self.device)
                 with self._turn:
-                    return lean.run(slots, tokens[:, 0].to(self.device), taps, wanted)
+                    return lean.run(slots, tokens.to(self.device), taps, wanted)
             positions = start[:, None] + torch.arange(plan.width, device=start.device)
             inputs: dict[str, Any] = {
                 "use_cache": True,

@@ -1,4 +1,4 @@
-"""Steps of one token per row, run by operations of our own, do what the model's modules do."""
+"""Steps of a few tokens per row, run by operations of our own, do what the model's modules do."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tests.models import build_of
 from torch import Tensor, nn
 from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
+from saekit_core.lm import lean_step
 from saekit_core.lm.boot import boot_model
 from saekit_core.lm.generation import Generation, StepOutput
 from saekit_core.lm.hook_points import HookPoint, Tap
@@ -149,14 +150,122 @@ def test_a_step_gives_the_logits_of_the_modules(
     ids=lambda config: config.model_type,
 )
 def test_relatives_of_llama_are_run_too(config: PreTrainedConfig, tmp_path: Path) -> None:
-    assert_close(*both_ways(boot_model(build_of(tmp_path / "model", config), device="cpu")))
+    model = boot_model(build_of(tmp_path / "model", config), device="cpu")
+    assert_close(*both_ways(model))
+    assert_close(*several_both_ways(model))
+    assert_close(*several_both_ways(model, starts=[0] * 4))
+
+
+NEW = [3, 5, 1, 4]
+"""Tokens of the rows in a step of several."""
+
+
+def several(
+    model: LanguageModel,
+    slots: KVSlots,
+    slot_ids: Sequence[int],
+    starts: Sequence[int],
+    taps: dict[HookPoint, Tap] | None = None,
+) -> Tensor:
+    """Logits of the last token of each row."""
+    width = max(NEW)
+    logits = model.forward_slots(
+        slots,
+        (torch.arange(4 * width).view(4, width) * 11 + 3) % 50,
+        slot_ids=torch.tensor(slot_ids),
+        start=torch.tensor(starts),
+        n_new=torch.tensor(NEW),
+        taps=taps or {},
+        logits_at=torch.tensor([row * width + n - 1 for row, n in enumerate(NEW)]),
+    )
+    assert logits is not None
+    return logits
+
+
+def several_both_ways(
+    model: LanguageModel,
+    slot_ids: Sequence[int] = (0, 1, 2, 3),
+    starts: Sequence[int] = HELD,
+    taps: dict[HookPoint, Tap] | None = None,
+) -> tuple[Tensor, Tensor]:
+    slots = filled(model, slot_ids)
+    found: list[Tensor] = []
+    assert not runs_modules(lambda: found.append(several(model, slots, slot_ids, starts, taps)))
+    # What it wrote into the slots counts as well.
+    found.append(more := step_after(model, slots, slot_ids, starts))
+    assert more.isfinite().all()
+    slots = filled(model, slot_ids)
+    with through_modules(model):
+        found.append(several(model, slots, slot_ids, starts, taps))
+        found.append(step_after(model, slots, slot_ids, starts))
+    return torch.cat(found[:2]), torch.cat(found[2:])
+
+
+def step_after(
+    model: LanguageModel, slots: KVSlots, slot_ids: Sequence[int], starts: Sequence[int]
+) -> Tensor:
+    logits = model.forward_slots(
+        slots,
+        torch.tensor([[5], [17], [40], [2]]),
+        slot_ids=torch.tensor(slot_ids),
+        start=torch.tensor(starts) + torch.tensor(NEW),
+        n_new=torch.ones(4, dtype=torch.long),
+        taps={},
+        logits_at=torch.arange(4),
+    )
+    assert logits is not None
+    return logits
+
+
+@pytest.mark.parametrize("slot_ids", [(0, 1, 2, 3), (6, 1, 3, 0)], ids=["in a row", "scattered"])
+@pytest.mark.parametrize("starts", [[0] * 4, HELD, [0, 1, 0, 4]], ids=["new", "later", "mixed"])
+def test_prompts_give_the_logits_of_the_modules(
+    model: LanguageModel, slot_ids: tuple[int, ...], starts: list[int]
+) -> None:
+    assert_close(*several_both_ways(model, slot_ids, starts))
+
+
+@pytest.mark.parametrize("starts", [[0] * 4, HELD], ids=["new", "later"])
+@pytest.mark.parametrize("place", PLACES)
+def test_taps_read_and_replace_what_they_would_in_prompts(
+    model: LanguageModel, place: str, starts: list[int]
+) -> None:
+    point = model.hook_point(f"blocks.1.{place}")
+    last = model.hook_point("blocks.2.hook_resid_post")
+    seen: list[Tensor] = []
+    real = torch.arange(max(NEW)) < torch.tensor(NEW)[:, None]
+
+    def edit(h: Tensor) -> Tensor:
+        assert h.shape == (4, max(NEW), model.d_model)
+        seen.append(h[real])
+        return h * 1.5 + torch.arange(4)[:, None, None] + torch.arange(max(NEW))[:, None]
+
+    plain, _ = several_both_ways(model, starts=starts)
+    taps: dict[HookPoint, Tap] = {point: edit, last: lambda h: seen.append(h[real])}
+    lean, modules = several_both_ways(model, starts=starts, taps=taps)
+    assert_close(lean, modules)
+    assert (lean - plain).abs().max() > 0.1
+    before, after, before_modules, after_modules = seen
+    assert_close(before, before_modules)
+    assert_close(after, after_modules)
+
+
+def test_long_prompts_go_through_the_modules(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = filled(model, range(4))
+    monkeypatch.setattr(lean_step, "MOST_TOKENS", 4 * max(NEW))
+    assert not runs_modules(lambda: several(model, slots, range(4), HELD))
+    monkeypatch.setattr(lean_step, "MOST_TOKENS", 4 * max(NEW) - 1)
+    assert runs_modules(lambda: several(model, slots, range(4), HELD))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_half_precision_stays_near_the_modules(kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(f"{kind}_dir")
-    lean, modules = both_ways(boot_model(folder, device="cpu", dtype="bfloat16"))
-    assert (lean - modules).norm() <= 0.05 * modules.norm()
+    model = boot_model(folder, device="cpu", dtype="bfloat16")
+    for lean, modules in (both_ways(model), several_both_ways(model)):
+        assert (lean - modules).norm() <= 0.05 * modules.norm()
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -216,11 +325,14 @@ def streamed(
 def test_every_kind_of_edit_watch_and_condition_does_the_same(
     model: LanguageModel,
     saes: list[BoundSAE],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(lean_step, "MOST_TOKENS", 10_000)  # prompts too
     edits = different_interventions(model, saes)
     watch = (Watch(saes[0], 3), Watch(saes[2], 5))
     found: list[list[list[StepOutput]]] = []
-    assert runs_modules(lambda: found.append(streamed(model, edits, watch)))  # prefill does
+    streamed(model, edits[:1], watch)  # asks the rotary module for its angles
+    assert not runs_modules(lambda: found.append(streamed(model, edits, watch)))
     with through_modules(model):
         found.append(streamed(model, edits, watch))
     for lean, modules in zip(*found, strict=True):
