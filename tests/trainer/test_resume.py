@@ -21,7 +21,12 @@ from saekit_core.lm.boot import boot_model
 from saekit_core.lm.model import LanguageModel
 from saekit_trainer.cli import train
 from saekit_trainer.config import LanguageModelSAERunnerConfig
-from saekit_trainer.errors import CheckpointError, ConfigError, TrainingInterrupted
+from saekit_trainer.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    TrainingInterrupted,
+)
 from saekit_trainer.options import parse_options
 from saekit_trainer.results import RunObserver, RunStatus
 from saekit_trainer.resume_states import ResumeStates
@@ -373,6 +378,16 @@ def test_one_process_at_a_time_trains_a_run(
     assert first.result is not None
     assert second.result is not None
     assert torch.equal(first.result.sae.W_dec, second.result.sae.W_dec)
+
+
+def test_a_run_that_ends_before_it_writes_leaves_no_folder(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{\n")
+    with pytest.raises(DatasetError):
+        run_of(small(str(broken), tmp_path), model)
+    assert list((tmp_path / "runs").glob("*")) == []
 
 
 def test_a_place_without_a_state_is_refused(

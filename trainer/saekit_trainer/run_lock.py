@@ -45,4 +45,12 @@ def alone_in(run: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
+        if _nothing_else_in(run):
+            (run / _NAME).unlink(missing_ok=True)
+            run.rmdir()
         lock.release()
+
+
+def _nothing_else_in(run: Path) -> bool:
+    """Whether the run ended before it wrote anything, and its folder need not stay."""
+    return run.is_dir() and {place.name for place in run.iterdir()} <= {_NAME}
