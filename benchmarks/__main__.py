@@ -43,6 +43,8 @@ QUESTIONS: Final = {
 }
 TRAINER: Final = ("trainer", "trainer_wide", "trainer_quality")
 NOT_DEFAULT: Final = ("peer", "gpu", "loading", "data", "scaling", *TRAINER)
+COMPARED: Final = ("peer", *TRAINER)
+"""Their bars are all against SAELens."""
 DEFAULT: Final = tuple(name for name in QUESTIONS if name not in NOT_DEFAULT)
 
 
@@ -66,6 +68,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.questions) - QUESTIONS.keys()):
         parser.error(f"no question {unknown[0]!r}; there are {', '.join(QUESTIONS)}")
+    if arguments.peer is None and (name := _unanswerable(arguments)):
+        parser.error(f"{name}: --peer has to name a Python that has sae-lens")
     options = Options(device=arguments.device, runs=arguments.runs, peer=arguments.peer)
     torch.set_grad_enabled(False)
     short: list[str] = []
@@ -85,6 +89,12 @@ def main() -> int:
     for line in short:
         console.print(f"[red]falls short[/red]  {line}", highlight=False)
     return 1 if short and arguments.check else 0
+
+
+def _unanswerable(arguments: argparse.Namespace) -> str | None:
+    """A question that has nothing to compare with: none of its bars could be missed."""
+    compared = COMPARED if arguments.check else ("peer",)
+    return next((name for name in arguments.questions if name in compared), None)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,7 @@ PEER: Final = Path(__file__).with_name("sae_lens_encode.py")
 
 def measure(options: Options) -> Iterator[Report]:
     """On the GPT-2-shaped model and its 24,576 features."""
-    if options.peer is None:
-        raise SystemExit("peer: --peer has to name a Python that has sae-lens")
+    assert options.peer is not None  # checked with the arguments
     setting = gpt2_shaped()
     few = texts()[:FEW]
     requests = encode_requests(few, setting.sae_ids[:1], per_call=PER_CALL)

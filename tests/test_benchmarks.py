@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 from benchmarks import harness, table
-from benchmarks.__main__ import DEFAULT, QUESTIONS
+from benchmarks.__main__ import DEFAULT, QUESTIONS, main
 from benchmarks.harness import Bar, Outcome, Report, alternate, percentile, ratio
 from benchmarks.setting import texts
 
@@ -25,6 +26,19 @@ def test_contenders_take_turns_and_the_warm_up_does_not_count() -> None:
     )
     assert order == ["a", "b"] * 4
     assert [len(outcome.runs) for outcome in outcomes.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["peer"], ["trainer", "--check"], ["overload", "trainer_quality", "--check"]]
+)
+def test_what_has_nothing_to_compare_with_is_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "--peer has to name" in capsys.readouterr().err
 
 
 def test_a_ratio_is_of_the_same_turns() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,12 +45,10 @@ def alone_in(run: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        if _nothing_else_in(run):
-            (run / _NAME).unlink(missing_ok=True)
-            run.rmdir()
+        # A run that ended before it wrote anything leaves no folder; one that cannot be removed, or
+        # was never made, is no reason to fail.
+        with suppress(OSError):
+            if {place.name for place in run.iterdir()} <= {_NAME}:
+                (run / _NAME).unlink(missing_ok=True)
+                run.rmdir()
         lock.release()
-
-
-def _nothing_else_in(run: Path) -> bool:
-    """Whether the run ended before it wrote anything, and its folder need not stay."""
-    return run.is_dir() and {place.name for place in run.iterdir()} <= {_NAME}
